@@ -1,0 +1,59 @@
+"""What all sub-commands share: logging, plugins and the registry, each made when first needed."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import attrs
+import click
+
+from pktkit import logs
+from pktkit.plugins import Plugins, PluginSelection, load_plugins
+from pktkit.registry import Registry
+
+
+@attrs.define(slots=False)
+class AppContext:
+    """The state of one invocation of the command line.
+
+    Arguments:
+        verbosity: -1 quiet, 0 normal, 1 verbose.
+        no_plugins: value of `--no-plugins`; None when absent, `"*"` without names.
+    """
+
+    verbosity: int = logs.NORMAL
+    no_plugins: str | None = None
+
+    @functools.cached_property
+    def selection(self) -> PluginSelection:
+        """Which plugins may be loaded; worker processes need the same."""
+        return PluginSelection.from_user(self.no_plugins)
+
+    @functools.cached_property
+    def log(self) -> Any:
+        """The structlog logger; configures logging on first use."""
+        logs.configure(self.verbosity)
+        return logs.get_logger()
+
+    @functools.cached_property
+    def plugins(self) -> Plugins:
+        """The loaded plugins, broken ones included."""
+        return load_plugins(self.selection)
+
+    @functools.cached_property
+    def silent_registry(self) -> Registry:
+        """The registry without warnings, for commands that show broken plugins themselves."""
+        return Registry(self.plugins)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry; warns once about each broken plugin."""
+        registry = self.silent_registry
+        if self.plugins.warnings():
+            self.plugins.emit_warnings(self.log.warning)
+        return registry
+
+
+pass_app = click.make_pass_decorator(AppContext, ensure=True)
+"""Decorator: the command receives the `AppContext` as its first argument."""

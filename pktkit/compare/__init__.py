@@ -1,0 +1,1 @@
+"""Strategies × seeds × tasks on equal terms."""

@@ -1,0 +1,155 @@
+"""Running one cell: transfer, evaluate, put the target back."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pktkit.compare.plan import Plan, choose_task
+from pktkit.components import Kind
+from pktkit.errors import PktkitError
+from pktkit.journal import Journal
+from pktkit.registry import Registry
+from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_rows
+from pktkit.values import CellKey, CellResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pktkit.components import Strategy
+    from pktkit.pair import LoadedModel
+    from pktkit.probe import Probe
+    from pktkit.tasks.base import Task
+    from pktkit.values import ItemScore
+
+CellProgress = Callable[[CellKey, int, int, float], None]
+
+
+class CellRunner:
+    """Runs cells of a plan one after another on one loaded pair."""
+
+    def __init__(
+        self, plan: Plan, *, cache: Path | None = None, registry: Registry | None = None
+    ) -> None:
+        """Load the pair.
+
+        Arguments:
+            plan: the comparison.
+            cache: directory of readings shared with other workers.
+            registry: instead of the one that the plan's plugin selection gives.
+
+        Raises:
+            PktkitError: a model cannot be loaded.
+        """
+        from pktkit.pair import load_pair
+
+        self.plan = plan
+        self.registry = registry or Registry.discover(plan.selection)
+        spec = plan.pair
+        self.pair = load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
+        self._cache = cache
+        self._tasks: dict[str, Task] = {}
+        self._probes: dict[str, Probe] = {}
+
+    def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
+        """Run one cell; expected errors become its result, and the target is as before after."""
+        start = time.perf_counter()
+        strategy = self.plan.strategy(key.strategy)
+        try:
+            if strategy.injector is None:
+                result = self._untouched(key, strategy)
+            else:
+                result = self._transferred(key, strategy, progress)
+        except PktkitError as error:
+            result = CellResult(key, error=str(error))
+        except Exception as error:
+            result = CellResult(key, error=f"{type(error).__name__}: {error}")
+        seconds = {**result.seconds, "total": time.perf_counter() - start}
+        return attrs.evolve(result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device))
+
+    def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
+        model = self.pair.source if strategy.role == "source" else self.pair.target
+        return CellResult(key, scores=self._evaluate(model, key.task))
+
+    def _transferred(
+        self, key: CellKey, strategy: Strategy, progress: CellProgress | None
+    ) -> CellResult:
+        with Journal(self.pair.target) as journal:
+            try:
+                done = self._transfer(key, strategy, journal, progress)
+                start = time.perf_counter()
+                scores = self._evaluate(self.pair.target, key.task)
+                seconds = {**done.seconds, "evaluate": time.perf_counter() - start}
+                journal.verify()
+            finally:
+                journal.rollback()
+        return CellResult(
+            key,
+            scores=scores,
+            injection=done.injection,
+            layer_map="" if done.layer_map is None else str(done.layer_map),
+            seconds=seconds,
+        )
+
+    def _transfer(
+        self,
+        key: CellKey,
+        strategy: Strategy,
+        journal: Journal,
+        progress: CellProgress | None,
+    ) -> Transferred:
+        from pktkit.encoding import TransferData
+
+        task, probe = self._task(key.task), self._probe(key.task)
+        budget = budget_for(task, strategy)
+        rows = transfer_rows(len(probe.encoded("train").items), budget, key.seed)
+
+        def report(step: int, steps: int, loss: float) -> None:
+            if progress is not None:
+                progress(key, step, steps, loss)
+
+        data = TransferData(probe, rows, budget, key.seed, report)
+        return run_transfer(
+            strategy, self.pair, probe, data, journal, self.registry, task=key.task
+        )
+
+    def _evaluate(self, model: LoadedModel, name: str) -> Sequence[ItemScore]:
+        task = self._task(name)
+        evaluator = self.registry.build(Kind.EVALUATOR, task.evaluator)
+        scores: Sequence[ItemScore] = evaluator.evaluate(model, task, self.plan.split)
+        return scores
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            task, split = choose_task(self.registry, name), self.plan.split
+            items = task.items(split)[: self.plan.item_limit]
+            self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
+        return self._tasks[name]
+
+    def _probe(self, name: str) -> Probe:
+        from pktkit.probe import Probe, ReadingCache
+
+        if name not in self._probes:
+            self._probes[name] = Probe(
+                self.pair,
+                self._task(name),
+                settings=self.plan.settings,
+                cache=ReadingCache(self._cache),
+            )
+        return self._probes[name]
+
+
+def peak_bytes(device: str) -> int:
+    """Return the peak memory of the accelerator, or of this process on the CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,160 @@
+"""What a comparison will do, decided before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pktkit.components import Choice, Kind, Strategy
+from pktkit.errors import UsageError
+from pktkit.plugins import PluginSelection
+from pktkit.settings import ProbeSettings
+from pktkit.values import CellKey
+
+if TYPE_CHECKING:
+    from pktkit.registry import Registry
+    from pktkit.tasks.base import Task
+
+TASK_FILES = (".jsonl", ".json", ".yaml", ".yml")
+
+
+@attrs.frozen
+class PairSpec:
+    """Which models, where and how precise.
+
+    Arguments:
+        source, target: directory or hub id.
+        dtype: see `pktkit.pair.load_model`.
+        device: torch device of both.
+    """
+
+    source: str
+    target: str
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@attrs.frozen
+class Plan:
+    """A comparison, complete and picklable.
+
+    Arguments:
+        pair: the models.
+        strategies: in the order of the table.
+        tasks: registered names or files.
+        seeds: one transfer each.
+        split: where scores are read, `test` or `dev`.
+        settings: of the probe.
+        selection: which plugins workers load.
+        item_limit: items scored per task; None for all.
+    """
+
+    pair: PairSpec
+    strategies: tuple[Strategy, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    split: str = attrs.field(default="test", validator=attrs.validators.in_(("test", "dev")))
+    settings: ProbeSettings = attrs.field(factory=ProbeSettings)
+    selection: PluginSelection = attrs.field(factory=PluginSelection)
+    item_limit: int | None = None
+
+    def strategy(self, name: str) -> Strategy:
+        """Return one of the plan's strategies."""
+        return next(strategy for strategy in self.strategies if strategy.name == name)
+
+    def cells(self) -> list[CellKey]:
+        """Return every unit of work; untouched models are scored once, not per seed."""
+        keys = []
+        for task in self.tasks:
+            for strategy in self.strategies:
+                if strategy.injector is None:
+                    keys.append(CellKey(strategy.name, task, self.seeds[0]))
+            for seed in self.seeds:
+                keys += [
+                    CellKey(strategy.name, task, seed)
+                    for strategy in self.strategies
+                    if strategy.injector is not None
+                ]
+        return keys
+
+
+def choose_strategies(
+    registry: Registry, names: Sequence[str], *, controls: bool
+) -> list[Strategy]:
+    """Return the named strategies and, unless switched off, every registered control.
+
+    Names ending in `.yaml` are recipe files. The untouched target and the source are always
+    there. Every component a strategy names is checked to exist.
+
+    Raises:
+        UsageError: an unknown strategy or component, a name given twice, or no name at all.
+    """
+    from pktkit.recipe import load_recipe
+
+    if not names:
+        raise UsageError("--strategies names no strategy.")
+    chosen = [
+        load_recipe(name) if Path(name).suffix in (".yaml", ".yml") else registry.strategy(name)
+        for name in names
+    ]
+    repeated = {s.name for s in chosen if [c.name for c in chosen].count(s.name) > 1}
+    if repeated:
+        raise UsageError(f"--strategies names {', '.join(sorted(repeated))} more than once.")
+    known = {strategy.name for strategy in chosen}
+    for name in registry.names(Kind.STRATEGY):
+        strategy = registry.strategy(name)
+        wanted = strategy.control if controls else strategy.role in ("target", "source")
+        if wanted and strategy.name not in known:
+            chosen.append(strategy)
+    for strategy in chosen:
+        _require_components(registry, strategy)
+    return chosen
+
+
+def choose_task(registry: Registry, name: str) -> Task:
+    """Return a task by its registered name, or from a file of rows.
+
+    Raises:
+        UsageError: no such task, or a file that cannot be read as one.
+    """
+    if Path(name).suffix in TASK_FILES or Path(name).is_file():
+        from pktkit.tasks.jsonl import load_task
+
+        return load_task(Path(name))
+    return registry.task(name)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read `--seeds`: a count (`3` means 0, 1, 2) or a comma list of seeds (`7,11`).
+
+    Raises:
+        UsageError: not a positive count, nor a list of different non-negative integers.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise UsageError(f"--seeds must be a count such as 3 or a list such as 0,1,2, got '{text}'.")
+    numbers = [int(part) for part in parts]
+    if len(numbers) == 1 and "," not in text:
+        if numbers[0] < 1:
+            raise UsageError("--seeds must be at least 1.")
+        return tuple(range(numbers[0]))
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--seeds names a seed twice: '{text}'.")
+    return tuple(numbers)
+
+
+def _require_components(registry: Registry, strategy: Strategy) -> None:
+    stages: Iterable[tuple[Kind, Choice | None]] = (
+        (Kind.MATCHER, strategy.matcher),
+        (Kind.ALIGNER, strategy.aligner),
+        (Kind.INJECTOR, strategy.injector),
+    )
+    for kind, choice in stages:
+        if choice is not None:
+            try:
+                registry.get(kind, choice.name)
+            except UsageError as error:
+                raise type(error)(f"strategy '{strategy.name}': {error}") from error

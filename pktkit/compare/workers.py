@@ -1,0 +1,154 @@
+"""Running cells in this process or in several worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pktkit.errors import PktkitError, StrategyError
+
+if TYPE_CHECKING:
+    from pktkit.compare.cells import CellProgress, CellRunner
+    from pktkit.compare.plan import Plan
+    from pktkit.values import CellKey, CellResult
+
+START = "forkserver"
+"""Workers are forked from a process that has imported everything and computed nothing."""
+
+_REPORT_EVERY = 0.2
+"""Seconds between two progress messages of a worker."""
+
+_runner: CellRunner | None = None
+_failure: PktkitError | None = None
+_progress: CellProgress | None = None
+
+
+def run_cells(
+    plan: Plan,
+    cells: Sequence[CellKey],
+    *,
+    jobs: int,
+    cache: Path,
+    progress: CellProgress,
+) -> Iterator[CellResult]:
+    """Yield the result of every cell as it finishes.
+
+    Arguments:
+        jobs: worker processes; 0 runs in this process.
+        cache: directory of readings that workers share.
+        progress: called with (cell, step, steps, loss), possibly from another thread.
+
+    Raises:
+        PktkitError: the pair cannot be loaded, or a worker died.
+    """
+    if jobs == 0:
+        from pktkit.compare.cells import CellRunner
+
+        runner = CellRunner(plan, cache=cache)
+        for key in cells:
+            yield runner.run(key, progress)
+        return
+    yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress)
+
+
+def default_jobs(cells: int, *, device: str, checkpoint_bytes: int) -> int:
+    """Return how many workers suit: several for small models on the CPU, else one.
+
+    Arguments:
+        cells: how many cells there are.
+        device: torch device.
+        checkpoint_bytes: size of both checkpoints; each worker holds both models.
+    """
+    if not device.startswith("cpu") or checkpoint_bytes > 1 << 28:
+        return 1
+    return max(1, min(cells, available_cores()))
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _in_processes(
+    plan: Plan, cells: Sequence[CellKey], *, jobs: int, cache: Path, progress: CellProgress
+) -> Iterator[CellResult]:
+    context = multiprocessing.get_context(START)
+    context.set_forkserver_preload(["pktkit.compare.warm"])
+    messages = context.Queue()
+    threads = max(1, available_cores() // jobs)
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_start, initargs=(plan, cache, threads, messages)
+    )
+    try:
+        with _relay(messages, progress):
+            futures = [pool.submit(_run, key) for key in cells]
+            for future in as_completed(futures):
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise StrategyError(
+            "a worker process died, most likely for lack of memory. Try --jobs 1."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _relay(messages: Any, progress: Callable[..., None]) -> Iterator[None]:
+    """Hand workers' progress messages to `progress` on a thread until the context ends."""
+
+    def listen() -> None:
+        while (message := messages.get()) is not None:
+            progress(*message)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        messages.put(None)
+        thread.join()
+
+
+def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
+    """Prepare a worker; a failure is kept and raised by its first cell, with its own type."""
+    global _runner, _failure, _progress
+    import torch
+
+    from pktkit.compare.cells import CellRunner
+
+    torch.set_num_threads(threads)
+    _progress = _throttled(messages)
+    try:
+        _runner = CellRunner(plan, cache=cache)
+    except PktkitError as error:
+        _failure = error
+
+
+def _run(key: CellKey) -> CellResult:
+    if _runner is None:
+        raise _failure or StrategyError("a worker was not prepared")
+    return _runner.run(key, _progress)
+
+
+def _throttled(messages: Any) -> CellProgress:
+    import time
+
+    last = 0.0
+
+    def report(key: CellKey, step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if step == steps or now - last > _REPORT_EVERY:
+            last = now
+            messages.put((key, step, steps, loss))
+
+    return report

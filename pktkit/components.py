@@ -1,0 +1,155 @@
+"""What a plugin provides: component descriptors, and the protocol of each stage.
+
+A plugin registers `Component` descriptors. A descriptor is a name and an import path, so that
+listing plugins imports nothing heavy. The class behind the path is loaded when it is chosen.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import attrs
+
+from pktkit.errors import PluginError
+
+if TYPE_CHECKING:
+    from pktkit.encoding import TransferData
+    from pktkit.journal import Journal
+    from pktkit.pair import LoadedModel, ModelPair
+    from pktkit.probe import Probe
+    from pktkit.tasks.base import Task
+    from pktkit.values import Alignment, Injection, ItemScore, LayerMap
+
+
+class Kind(enum.StrEnum):
+    """The kinds of component a plugin can register."""
+
+    MATCHER = "matcher"
+    ALIGNER = "aligner"
+    INJECTOR = "injector"
+    EVALUATOR = "evaluator"
+    STRATEGY = "strategy"
+    TASK = "task"
+
+
+@attrs.frozen
+class Component:
+    """A lazily imported component.
+
+    Arguments:
+        name: what users type; lower case, words joined by hyphens.
+        path: `"package.module:Attribute"`, imported on first use.
+        summary: one line for `pktkit plugins list`.
+        reference: paper, section or equation the component implements, if any.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z0-9][a-z0-9_.-]*"))
+    path: str = attrs.field(validator=attrs.validators.matches_re(r"[\w.]+:[\w.]+"))
+    summary: str = ""
+    reference: str = ""
+
+    def load(self) -> Any:
+        """Import and return the attribute behind `path`.
+
+        Raises:
+            PluginError: the module or the attribute cannot be imported.
+        """
+        module_name, _, attribute = self.path.partition(":")
+        try:
+            value: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                value = getattr(value, part)
+        except Exception as error:
+            raise PluginError(
+                f"component '{self.name}' cannot be imported from {self.path}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return value
+
+
+@runtime_checkable
+class LayerMatcher(Protocol):
+    """Chooses, for target blocks, the source blocks whose knowledge they receive."""
+
+    Options: ClassVar[type]
+
+    def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
+        """Return the layer map of `pair`."""
+
+
+@runtime_checkable
+class LatentAligner(Protocol):
+    """Expresses the source's knowledge in the target's space."""
+
+    Options: ClassVar[type]
+
+    def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
+        """Return target states, parameter updates, or both. Neither model is changed."""
+
+
+@runtime_checkable
+class KnowledgeInjector(Protocol):
+    """Writes an alignment into the target, through the journal only."""
+
+    Options: ClassVar[type]
+
+    def inject(
+        self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
+    ) -> Injection:
+        """Change `target` and report what was done."""
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Scores a model on the items of a task."""
+
+    Options: ClassVar[type]
+
+    def evaluate(self, model: LoadedModel, task: Task, split: str) -> Sequence[ItemScore]:
+        """Return one score per item of `split`, in the split's order."""
+
+
+@attrs.frozen
+class Choice:
+    """A component chosen by name, with its options as written in a recipe."""
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+ROLES = ("method", "target", "source", "baseline", "placebo")
+"""What a strategy is in a comparison: under test, one of the untouched models, a baseline that
+does without the method, or a placebo that takes one ingredient of a method away."""
+
+
+@attrs.frozen
+class Strategy:
+    """A named recipe: which matcher, aligner and injector, with which options.
+
+    Arguments:
+        name: what users type after `--strategies`.
+        matcher, aligner, injector: the three stages; `None` skips a stage (plain fine-tuning
+            has no matcher and no aligner; the untouched models have none at all).
+        role: one of `ROLES`; all but `method` stand beside every comparison.
+        isolates: for a placebo, the ingredient it takes away, as the subject of a sentence.
+        budget: fields of `pktkit.training.Budget` that the method itself fixes.
+        summary, reference: for listings and reports.
+    """
+
+    name: str
+    matcher: Choice | None = None
+    aligner: Choice | None = None
+    injector: Choice | None = None
+    role: str = attrs.field(default="method", validator=attrs.validators.in_(ROLES))
+    isolates: str = ""
+    budget: Mapping[str, Any] = attrs.field(factory=dict)
+    summary: str = ""
+    reference: str = ""
+
+    @property
+    def control(self) -> bool:
+        """Whether the strategy is a point of reference rather than under test."""
+        return self.role != "method"

@@ -1,0 +1,235 @@
+"""From items to token ids: templates, supervised positions, padded batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pktkit.probe import Probe
+    from pktkit.tasks.base import Item
+    from pktkit.training import Budget
+
+IGNORED = -100
+"""Label of positions without supervision."""
+
+Template = Callable[[Any, str, str], tuple[str, str]]
+"""`(tokenizer, prompt, answer) -> (prefix, continuation)`; only the continuation is supervised."""
+
+
+def _plain(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
+    return prompt, f" {answer}"
+
+
+def _tulu(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
+    return f"<|user|>\n{prompt.strip()}\n<|assistant|>\n", answer.strip()
+
+
+def _chat(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            "template 'chat' needs a tokenizer with a chat template; this one has none. "
+            "Use template 'plain' or 'tulu'."
+        )
+    messages = [{"role": "user", "content": prompt}]
+    prefix = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return prefix, answer.strip()
+
+
+TEMPLATES: Mapping[str, Template] = {"plain": _plain, "tulu": _tulu, "chat": _chat}
+"""`plain`: prompt, space, answer. `tulu`: the wrapping of the published evaluations
+(`<|user|>` … `<|assistant|>`). `chat`: the tokenizer's own chat template."""
+
+
+def template(name: str) -> Template:
+    """Return a template by name.
+
+    Raises:
+        UsageError: no such template.
+    """
+    if name not in TEMPLATES:
+        raise unknown_name("template", name, TEMPLATES)
+    return TEMPLATES[name]
+
+
+@attrs.frozen
+class EncodedItem:
+    """Token ids of one item.
+
+    Arguments:
+        id: the item's id.
+        input_ids: prefix and continuation, special tokens included.
+        supervised: index of the first supervised token; all from there on are supervised.
+        ends: whether the last token is the end-of-sequence token.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    supervised: int
+    ends: bool
+
+    @property
+    def supervised_count(self) -> int:
+        """How many tokens are supervised, the end-of-sequence token included."""
+        return len(self.input_ids) - self.supervised
+
+
+@attrs.frozen
+class EncodedSplit:
+    """All items of one split, encoded.
+
+    Arguments:
+        name: the split.
+        items: encoded items in the split's order.
+        truncated: how many items were cut at the length limit.
+        dropped: ids of items whose prompt alone fills the limit.
+    """
+
+    name: str
+    items: tuple[EncodedItem, ...]
+    truncated: int = 0
+    dropped: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over all token ids and supervised positions."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(repr((item.input_ids, item.supervised)).encode())
+        return digest.hexdigest()
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """A right-padded batch.
+
+    Arguments:
+        rows: index of each sequence in its split.
+        ids: each sequence's item id.
+        input_ids, attention_mask: `[sequences, length]`.
+        predicting: bool `[sequences, length]`, positions whose next token is supervised.
+        gold: `[tokens]`, the supervised token after each predicting position, row-major.
+        ending: bool `[tokens]`, predicting positions whose gold token ends the sequence.
+        counts: predicting positions per sequence.
+    """
+
+    rows: tuple[int, ...]
+    ids: tuple[str, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+    predicting: Tensor
+    gold: Tensor
+    ending: Tensor
+    counts: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read, padding not counted."""
+        return int(self.attention_mask.sum())
+
+
+def encode_item(tokenizer: Any, item: Item, join: Template, max_length: int) -> EncodedItem | None:
+    """Encode one item; None when its prompt alone fills `max_length`.
+
+    The supervised span is found by character offsets in the joined text, because a prefix
+    encoded alone may merge differently at the border. The end-of-sequence token is appended.
+    """
+    prefix, continuation = join(tokenizer, item.prompt, item.answer)
+    encoding = tokenizer(prefix + continuation, return_offsets_mapping=True)
+    ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+    border = len(prefix)
+    supervised = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
+    ends = tokenizer.eos_token_id is not None
+    if ends:
+        ids.append(tokenizer.eos_token_id)
+    if supervised >= min(len(ids), max_length) or supervised == 0:
+        return None
+    return EncodedItem(item.id, tuple(ids[:max_length]), supervised, ends and len(ids) <= max_length)
+
+
+def encode_split(
+    tokenizer: Any, items: Iterable[Item], *, name: str, join: str, max_length: int
+) -> EncodedSplit:
+    """Encode a split.
+
+    Raises:
+        UsageError: no item of the split fits `max_length`.
+    """
+    encoded, dropped, truncated = [], [], 0
+    for item in items:
+        row = encode_item(tokenizer, item, template(join), max_length)
+        if row is None:
+            dropped.append(item.id)
+            continue
+        truncated += len(row.input_ids) == max_length and not row.ends
+        encoded.append(row)
+    if not encoded:
+        raise UsageError(
+            f"split '{name}': none of its {len(dropped)} items leaves room for an answer within "
+            f"{max_length} tokens."
+        )
+    return EncodedSplit(name, tuple(encoded), truncated, tuple(dropped))
+
+
+def collate(
+    split: EncodedSplit, rows: Sequence[int], *, pad_id: int, device: Any = "cpu"
+) -> Batch:
+    """Build a right-padded batch of the given rows of a split."""
+    import torch
+
+    items = [split.items[row] for row in rows]
+    length = max(len(item.input_ids) for item in items)
+    input_ids = torch.full((len(items), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(items), length), dtype=torch.long)
+    predicting = torch.zeros((len(items), length), dtype=torch.bool)
+    gold, ending = [], []
+    for i, item in enumerate(items):
+        count = len(item.input_ids)
+        input_ids[i, :count] = torch.tensor(item.input_ids)
+        attention_mask[i, :count] = 1
+        predicting[i, item.supervised - 1 : count - 1] = True
+        gold.extend(item.input_ids[item.supervised :])
+        ending.extend([False] * (item.supervised_count - 1) + [item.ends])
+    return Batch(
+        rows=tuple(rows),
+        ids=tuple(item.id for item in items),
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        predicting=predicting.to(device),
+        gold=torch.tensor(gold, device=device),
+        ending=torch.tensor(ending, device=device),
+        counts=tuple(item.supervised_count for item in items),
+    )
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Return the id used for padding; masked positions never reach a loss, so any id serves."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+@attrs.frozen(eq=False)
+class TransferData:
+    """What an injector may learn from.
+
+    Arguments:
+        probe: readings of both models; its split `train` holds the rows.
+        rows: rows of the probe's `train` split that this run may use.
+        budget: steps, batch size, learning rate.
+        seed: order of the rows and every random start.
+        progress: called with (step, steps, loss).
+    """
+
+    probe: Probe
+    rows: tuple[int, ...]
+    budget: Budget
+    seed: int
+    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None

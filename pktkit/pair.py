@@ -1,0 +1,228 @@
+"""A loaded model with its tokenizer and anatomy, and the pair a transfer works on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import nn
+
+from pktkit.checkpoints import check_directory, read_model, resolve, write_model
+from pktkit.errors import PairIncompatibleError
+from pktkit.families import Anatomy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROBE_TEXT = "The 12 quick foxes\n\tcount: 3 + 4 = 7; naïve «café» → def f(x): return x**2"
+_HASH_CHUNK = 1 << 26
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A causal language model in memory.
+
+    Arguments:
+        name: short name for tables.
+        model: in eval mode.
+        tokenizer: its tokenizer.
+        anatomy: where its parts are.
+        location: directory or hub id it came from.
+    """
+
+    name: str
+    model: PreTrainedModel = attrs.field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = attrs.field(repr=False)
+    anatomy: Anatomy
+    location: str = ""
+
+
+@attrs.frozen
+class TokenizerComparison:
+    """Whether two tokenizers are the same, judged by what they hold and do, not by their class.
+
+    Arguments:
+        same: equal tokens with equal ids, and equal encodings of a probe text.
+        source_size, target_size: tokens, added ones included.
+        shared: tokens spelt alike in both vocabularies, whatever their ids.
+    """
+
+    same: bool
+    source_size: int
+    target_size: int
+    shared: int
+
+
+@attrs.frozen(eq=False)
+class ModelPair:
+    """The source whose knowledge moves and the target that receives it."""
+
+    source: LoadedModel
+    target: LoadedModel
+
+    @functools.cached_property
+    def tokenizers(self) -> TokenizerComparison:
+        """The comparison of the two tokenizers, made once."""
+        return compare_tokenizers(self.source.tokenizer, self.target.tokenizer)
+
+    def require_same_tokenizer(self, who: str) -> None:
+        """Refuse the pair unless both models share one tokenizer.
+
+        Arguments:
+            who: the method that needs it, for the message.
+
+        Raises:
+            PairIncompatibleError: the tokenizers differ.
+        """
+        found = self.tokenizers
+        if found.same:
+            return
+        if found.source_size == found.target_size == found.shared:
+            reason = "the same tokens, but ids or encodings differ"
+        else:
+            reason = f"{found.shared} tokens are spelt alike"
+        raise PairIncompatibleError(
+            f"{who} needs source and target to share one tokenizer, but they differ: source "
+            f"'{self.source.name}' has {found.source_size} tokens, target '{self.target.name}' "
+            f"has {found.target_size}, {reason}."
+        )
+
+
+def load_model(reference: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
+    """Load a model from a local directory or a hub id, in eval mode.
+
+    Only safetensors are read and no code of the checkpoint is run.
+
+    Arguments:
+        reference: directory, or hub id such as `"organisation/model"`.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for the checkpoint's own.
+        device: torch device.
+
+    Raises:
+        UsageError: no such model, not a model directory, or a half-written checkpoint.
+        PairIncompatibleError: the architecture is not supported.
+    """
+    directory = resolve(reference)
+    check_directory(directory)
+    model, tokenizer = read_model(directory, dtype=dtype, device=device)
+    name = Path(reference).expanduser().absolute().name
+    return LoadedModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=Anatomy.of(model),
+        location=reference,
+    )
+
+
+def load_pair(
+    source: str, target: str, *, dtype: str = "float32", device: str = "cpu"
+) -> ModelPair:
+    """Load source and target; the source is frozen.
+
+    Arguments and errors as in `load_model`, whose messages name the directory at fault.
+    """
+    loaded = load_model(source, dtype=dtype, device=device)
+    loaded.model.requires_grad_(False)
+    return ModelPair(source=loaded, target=load_model(target, dtype=dtype, device=device))
+
+
+def save_model(handle: LoadedModel, directory: str | Path) -> Path:
+    """Write a model with tokenizer and generation configuration, and verify what was written.
+
+    The directory appears complete or not at all.
+
+    Arguments:
+        handle: the model.
+        directory: new or empty.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UsageError: the directory is not empty or cannot be written, or the written weights do
+            not read back bit for bit.
+    """
+    path = Path(directory).expanduser()
+    write_model(handle.model, handle.tokenizer, path)
+    return path
+
+
+def vocab_size(handle: LoadedModel) -> int:
+    """Return the number of real tokens; rows that only pad the vocabulary are not counted.
+
+    At most the rows of the LM head, for tokenizers that hold more than the model knows.
+    """
+    return min(len(handle.tokenizer), handle.anatomy.vocab_rows)
+
+
+def compare_tokenizers(
+    source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
+) -> TokenizerComparison:
+    """Compare two tokenizers by vocabulary and by the encoding of a probe text."""
+    ours, theirs = source.get_vocab(), target.get_vocab()
+    same = ours == theirs and _encode(source) == _encode(target)
+    return TokenizerComparison(
+        same=same,
+        source_size=len(ours),
+        target_size=len(theirs),
+        shared=len(ours.keys() & theirs.keys()),
+    )
+
+
+def describe(pair: ModelPair) -> dict[str, Any]:
+    """Return what there is to know about a pair before a transfer, JSON-serialisable.
+
+    Keys `source`, `target` (see `describe_model`) and `tokenizer` (`TokenizerComparison`).
+    """
+    return {
+        "source": describe_model(pair.source),
+        "target": describe_model(pair.target),
+        "tokenizer": attrs.asdict(pair.tokenizers),
+    }
+
+
+def describe_model(handle: LoadedModel) -> dict[str, Any]:
+    """Return one model's name, place, family and sizes, JSON-serialisable."""
+    anatomy = handle.anatomy
+    return {
+        "name": handle.name,
+        "location": handle.location,
+        "family": anatomy.family,
+        "model_type": handle.model.config.model_type,
+        "blocks": anatomy.n_blocks,
+        "width": anatomy.width,
+        "heads": anatomy.n_heads,
+        "kv_heads": anatomy.n_kv_heads,
+        "head_dim": anatomy.head_dim,
+        "ffn": anatomy.ffn_width,
+        "parameters": sum(p.numel() for p in handle.model.parameters()),
+        "dtype": str(anatomy.head_weight.dtype).removeprefix("torch."),
+        "device": str(anatomy.head_weight.device),
+        "tied": anatomy.tied,
+        "vocab": vocab_size(handle),
+        "vocab_rows": anatomy.vocab_rows,
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return a SHA-256 over names, shapes, dtypes and bytes of all parameters.
+
+    Equal weights give equal hashes on every device and after a round trip through disk; a tied
+    parameter counts once, under its first name. Tensors are read in chunks.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
+        raw = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+        for start in range(0, raw.numel(), _HASH_CHUNK):
+            digest.update(raw[start : start + _HASH_CHUNK].cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(PROBE_TEXT)["input_ids"])

@@ -1,0 +1,343 @@
+"""Strategies as YAML, and options set on the command line.
+
+A recipe names the stages of a strategy. A stage is a component's name, or a mapping with `name`
+and the component's options:
+
+    name: my-strategy
+    matcher: depth
+    aligner: {name: semantic, rank: 8}
+    injector:
+      name: steer
+      layer_weight: 5
+    budget: {steps: 100}
+"""
+
+from __future__ import annotations
+
+import enum
+import pathlib
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import yaml
+
+from pktkit.components import ROLES, Choice, Kind, Strategy
+from pktkit.errors import UsageError, did_you_mean, unknown_name
+from pktkit.options import OptionField, build_options, describe_options, option
+
+if TYPE_CHECKING:
+    from pktkit.registry import Registry
+
+__all__ = [
+    "OptionField",
+    "Override",
+    "apply_all",
+    "apply_overrides",
+    "build_options",
+    "describe_options",
+    "dump_recipe",
+    "load_recipe",
+    "option",
+    "parse_override",
+    "parse_recipe",
+    "parse_value",
+]
+
+STAGES = (Kind.MATCHER, Kind.ALIGNER, Kind.INJECTOR)
+_KEYS = (
+    "name",
+    "summary",
+    "reference",
+    "role",
+    "isolates",
+    "matcher",
+    "aligner",
+    "injector",
+    "budget",
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OVERRIDE = re.compile(
+    r"(?:(?P<strategy>[^:=\s]+):)?(?P<stage>\w+)\.(?P<option>\w+)=(?P<value>.*)", re.DOTALL
+)
+
+
+def parse_value(text: str) -> Any:
+    """Read one YAML value.
+
+    Raises:
+        UsageError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{text}' is not a YAML value: {_one_line(error)}.") from error
+
+
+def load_recipe(path: pathlib.Path | str) -> Strategy:
+    """Read a strategy from a recipe file.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or is not a recipe.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read: {_one_line(error)}.") from error
+    return parse_recipe(text, f"recipe {path}")
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Strategy:
+    """Read a strategy from recipe text; `where` begins every error message.
+
+    Raises:
+        UsageError: the text is not YAML or not a recipe.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not YAML: {_one_line(error)}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{where} must be a mapping with the keys {', '.join(_KEYS)}.")
+    for key in content:
+        if key not in _KEYS:
+            guess = did_you_mean(str(key), _KEYS)
+            raise UsageError(f"{where}: unknown key '{key}'.{guess} Known: {', '.join(_KEYS)}.")
+    fields = {key: value for key, value in content.items() if value is not None}
+    stages = {kind.value: _choice(fields.pop(kind.value, None), where, kind) for kind in STAGES}
+    _check_plain_fields(fields, where)
+    return Strategy(**fields, **stages)
+
+
+def dump_recipe(strategy: Strategy) -> str:
+    """Write a strategy as recipe text; `parse_recipe` reads it back.
+
+    Raises:
+        UsageError: an option's value cannot be written as YAML.
+    """
+    blank = Strategy(name=strategy.name)
+    content: dict[str, Any] = {"name": strategy.name}
+    for key in _KEYS[1:]:
+        value = getattr(strategy, key)
+        if value == getattr(blank, key):
+            continue
+        if isinstance(value, Choice):
+            if "name" in value.options:
+                raise UsageError(
+                    f"strategy '{strategy.name}': {key} has an option called 'name', "
+                    "which a recipe cannot hold."
+                )
+            value = {"name": value.name, **value.options} if value.options else value.name
+        content[key] = _plain(value)
+    try:
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"strategy '{strategy.name}' cannot be written as a recipe: {_one_line(error)}."
+        ) from error
+
+
+@attrs.frozen
+class Override:
+    """One `--set`: an option of a stage, for one strategy or (None) for all that have it."""
+
+    strategy: str | None
+    stage: str
+    option: str
+    value: Any
+    text: str
+
+    def names(self, strategy: Strategy) -> bool:
+        """Whether the override speaks of this strategy and the strategy has the stage."""
+        if self.strategy not in (None, strategy.name):
+            return False
+        stage = "injector" if self.stage == "budget" else self.stage
+        return getattr(strategy, stage) is not None
+
+    def applied(self, strategy: Strategy) -> Strategy:
+        """Return the strategy with the option set."""
+        if self.stage == "budget":
+            return attrs.evolve(strategy, budget={**strategy.budget, self.option: self.value})
+        choice: Choice = getattr(strategy, self.stage)
+        changed = attrs.evolve(choice, options={**choice.options, self.option: self.value})
+        return attrs.evolve(strategy, **{self.stage: changed})
+
+
+def parse_override(text: str) -> Override:
+    """Read `stage.option=value` or `strategy:stage.option=value`; the value is YAML.
+
+    Raises:
+        UsageError: the text has another form, or the stage does not exist.
+    """
+    match = _OVERRIDE.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"--set '{text}' must be stage.option=value or strategy:stage.option=value, "
+            "e.g. aligner.rank=8."
+        )
+    stages = [*(kind.value for kind in STAGES), "budget"]
+    if match["stage"] not in stages:
+        raise UsageError(
+            f"--set '{text}': unknown stage '{match['stage']}'."
+            f"{did_you_mean(match['stage'], stages)} Known: {', '.join(stages)}."
+        )
+    value = parse_value(match["value"])
+    return Override(match["strategy"], match["stage"], match["option"], value, text)
+
+
+def apply_overrides(strategy: Strategy, overrides: Iterable[str]) -> Strategy:
+    """Set options on one strategy, without knowing which options its components have.
+
+    Overrides of other strategies, and of stages this strategy lacks, are passed over.
+
+    Raises:
+        UsageError: an override is malformed.
+    """
+    for override in map(parse_override, overrides):
+        if override.names(strategy):
+            strategy = override.applied(strategy)
+    return strategy
+
+
+def apply_all(
+    strategies: Sequence[Strategy], overrides: Iterable[str], registry: Registry
+) -> list[Strategy]:
+    """Set options on every selected strategy whose component has them, and check the values.
+
+    Budget options apply to strategies with an injector, the only ones that train.
+
+    Raises:
+        UsageError: an override is malformed, fits no strategy, or its value is refused.
+    """
+    result = list(strategies)
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        _apply_one(override, result, registry)
+    for strategy in result:
+        for stage in {override.stage for override in parsed if override.names(strategy)}:
+            where, cls = _options_class(strategy, stage, registry)
+            build_options(cls, _options(strategy, stage), where)
+    return result
+
+
+def _apply_one(override: Override, strategies: list[Strategy], registry: Registry) -> None:
+    """Replace, in the list, every strategy that the override fits."""
+    names = [strategy.name for strategy in strategies]
+    if override.strategy is not None and override.strategy not in names:
+        raise unknown_name("strategy", override.strategy, names)
+    known: list[str] = []
+    for index, strategy in enumerate(strategies):
+        if override.names(strategy):
+            _, cls = _options_class(strategy, override.stage, registry)
+            known += [field.name for field in describe_options(cls) if field.name not in known]
+            if override.option in {field.name for field in describe_options(cls)}:
+                strategies[index] = override.applied(strategy)
+    if override.option not in known:
+        raise UsageError(_fits_nothing(override, known))
+
+
+def _options(strategy: Strategy, stage: str) -> Mapping[str, Any]:
+    """Return the options written for a stage or for the budget."""
+    if stage == "budget":
+        return strategy.budget
+    choice: Choice = getattr(strategy, stage)
+    return choice.options
+
+
+def _options_class(strategy: Strategy, stage: str, registry: Registry) -> tuple[str, type]:
+    """Return the options class behind a stage of a strategy, and how to name it in errors."""
+    if stage == "budget":
+        from pktkit.training import Budget
+
+        return f"strategy '{strategy.name}': budget", Budget
+    choice: Choice = getattr(strategy, stage)
+    cls = registry.options_class(Kind(stage), choice.name)
+    return f"strategy '{strategy.name}': {stage} '{choice.name}'", cls
+
+
+def _fits_nothing(override: Override, known: Sequence[str]) -> str:
+    """Word the complaint about an override that no selected strategy takes."""
+    if not known:
+        return f"--set '{override.text}': no selected strategy has the stage '{override.stage}'."
+    return (
+        f"--set '{override.text}': no selected strategy has the option "
+        f"'{override.stage}.{override.option}'.{did_you_mean(override.option, known)} "
+        f"Options of {override.stage}: {', '.join(known)}."
+    )
+
+
+def _choice(value: Any, where: str, kind: Kind) -> Choice | None:
+    """Read one stage of a recipe."""
+    if value is None:
+        return None
+    options = dict(value) if isinstance(value, dict) else {"name": value}
+    name = options.pop("name", None)
+    if not isinstance(name, str) or not name:
+        raise UsageError(
+            f"{where}: {kind} must be a component's name or a mapping with 'name', got {value!r}."
+        )
+    for key in options:
+        if not isinstance(key, str):
+            raise UsageError(f"{where}: {kind} option names must be text, got {key!r}.")
+    return Choice(name, options)
+
+
+def _check_plain_fields(fields: Mapping[str, Any], where: str) -> None:
+    """Check every key of a recipe but the stages."""
+    name = fields.get("name")
+    if name is None:
+        raise UsageError(f"{where}: key 'name' is missing.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{where}: name must be letters, digits, hyphens, dots and underscores, got {name!r}."
+        )
+    for key in ("summary", "reference", "isolates"):
+        if not isinstance(fields.get(key, ""), str):
+            raise UsageError(f"{where}: {key} must be text, got {fields[key]!r}.")
+    if fields.get("role", "method") not in ROLES:
+        raise UsageError(
+            f"{where}: role must be one of {', '.join(ROLES)}, got {fields['role']!r}."
+        )
+    if not isinstance(fields.get("budget", {}), dict):
+        raise UsageError(f"{where}: budget must be a mapping, got {fields['budget']!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """Turn option values into what YAML can hold and read back."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if attrs.has(type(value)):
+        return _plain(attrs.asdict(value, recurse=False))
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key}' is given twice", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an error's text without line breaks."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,291 @@
+"""Choose one component by name, out of what all plugins registered."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.components import (
+    Choice,
+    Component,
+    Evaluator,
+    Kind,
+    KnowledgeInjector,
+    LatentAligner,
+    LayerMatcher,
+    Strategy,
+)
+from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
+from pktkit.plugins import BROKEN, OK, Plugins, PluginSelection, PluginStatus, load_plugins
+from pktkit.recipe import build_options, load_recipe
+
+if TYPE_CHECKING:
+    from pktkit.tasks.base import Task
+
+HOOKS: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.MATCHER: "pktkit_layer_matchers",
+        Kind.ALIGNER: "pktkit_latent_aligners",
+        Kind.INJECTOR: "pktkit_knowledge_injectors",
+        Kind.EVALUATOR: "pktkit_evaluators",
+        Kind.STRATEGY: "pktkit_strategies",
+        Kind.TASK: "pktkit_tasks",
+    }
+)
+"""The hook that registers each kind."""
+
+_PROTOCOLS: Mapping[Kind, tuple[type, str]] = MappingProxyType(
+    {
+        Kind.MATCHER: (LayerMatcher, "match"),
+        Kind.ALIGNER: (LatentAligner, "align"),
+        Kind.INJECTOR: (KnowledgeInjector, "inject"),
+        Kind.EVALUATOR: (Evaluator, "evaluate"),
+    }
+)
+
+
+@attrs.frozen
+class Registered:
+    """A component and where it comes from.
+
+    Arguments:
+        kind: what it is.
+        component: name, path and summary.
+        plugin: name of the plugin that registered it.
+        distribution, version: the installed package of that plugin.
+    """
+
+    kind: Kind
+    component: Component
+    plugin: str
+    distribution: str = ""
+    version: str = ""
+
+    @property
+    def qualified(self) -> str:
+        """`plugin:path`, unique among all registered components."""
+        return f"{self.plugin}:{self.component.path}"
+
+    @property
+    def label(self) -> str:
+        """The component with its plugin and distribution, for messages."""
+        origin = f"plugin {self.plugin}"
+        if self.distribution:
+            origin += f" of {self.distribution} {self.version}".rstrip()
+        return f"{self.kind} '{self.component.name}' ({origin})"
+
+    def load(self) -> Any:
+        """Import the object behind the component.
+
+        Raises:
+            PluginError: it cannot be imported; the message names plugin and distribution.
+        """
+        try:
+            return self.component.load()
+        except PluginError as error:
+            raise PluginError(f"{self.label}: {error}") from error
+
+
+@attrs.frozen(eq=False)
+class Registry:
+    """Everything the plugins registered, by kind and name.
+
+    Arguments:
+        plugins: the plugins it was built from; those whose hooks fail are marked broken.
+    """
+
+    plugins: Plugins
+    _entries: Mapping[Kind, Mapping[str, tuple[Registered, ...]]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_entries", _collect(self.plugins))
+
+    @classmethod
+    def discover(cls, selection: PluginSelection | None = None) -> Registry:
+        """Load the installed plugins and build their registry."""
+        return cls(load_plugins(selection))
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names registered for a kind, in alphabetical order."""
+        return tuple(sorted(self._entries[kind]))
+
+    def entries(self, kind: Kind | None = None) -> Iterator[Registered]:
+        """Yield every registration of a kind (of all kinds), name clashes included."""
+        for each in Kind if kind is None else (kind,):
+            for name in self.names(each):
+                yield from self._entries[each][name]
+
+    def is_unique(self, kind: Kind, name: str) -> bool:
+        """Whether exactly one component of a kind has the name."""
+        return len(self._entries[kind].get(name, ())) == 1
+
+    def clashes(self) -> list[str]:
+        """Return one sentence per name that several components of a kind claim."""
+        return [
+            _claimed_twice(kind, name, found)
+            for kind in Kind
+            for name, found in self._entries[kind].items()
+            if len(found) > 1
+        ]
+
+    def get(self, kind: Kind, name: str) -> Registered:
+        """Return the component registered under a name.
+
+        Raises:
+            UsageError: nobody registered the name; broken plugins are mentioned.
+            PluginError: several components claim it.
+        """
+        found = self._entries[kind].get(name)
+        if found is None:
+            raise self._unknown(kind, name)
+        if len(found) > 1:
+            raise PluginError(_claimed_twice(kind, name, found))
+        return found[0]
+
+    def options_class(self, kind: Kind, name: str) -> type:
+        """Return the options class of a matcher, aligner, injector or evaluator.
+
+        Raises:
+            UsageError, PluginError: as `get`; or the component has no `Options`.
+        """
+        registered = self.get(kind, name)
+        return _options_of(registered, registered.load())
+
+    def build(self, kind: Kind, choice: Choice) -> Any:
+        """Load a component, build its options and instantiate it.
+
+        For a strategy the `Strategy` value is returned, for a task the `Task`.
+
+        Raises:
+            UsageError: unknown name, or options that do not fit.
+            PluginError: the component cannot be loaded or is not what it was registered as.
+        """
+        registered = self.get(kind, choice.name)
+        if kind in (Kind.STRATEGY, Kind.TASK):
+            if choice.options:
+                raise UsageError(f"{registered.label} takes no options, got {dict(choice.options)}")
+            return self.strategy(choice.name) if kind is Kind.STRATEGY else self.task(choice.name)
+        cls = registered.load()
+        options = build_options(_options_of(registered, cls), choice.options, registered.label)
+        instance = _called(registered, cls, options)
+        protocol, method = _PROTOCOLS[kind]
+        if not isinstance(instance, protocol):
+            raise PluginError(f"{registered.label} has no method '{method}'.")
+        return instance
+
+    def strategy(self, name: str) -> Strategy:
+        """Return a registered strategy, given as a `Strategy` or as a recipe's path.
+
+        Raises:
+            UsageError: unknown name, or a recipe that cannot be read.
+            PluginError: what is registered is no strategy, or has another name.
+        """
+        registered = self.get(Kind.STRATEGY, name)
+        value = registered.load()
+        if isinstance(value, (str, pathlib.Path)):
+            value = load_recipe(value)
+        return _checked(registered, value, Strategy)
+
+    def task(self, name: str) -> Task:
+        """Return a registered task, freshly made.
+
+        Raises:
+            UsageError: unknown name.
+            PluginError: what is registered is no function that returns a task of that name.
+        """
+        from pktkit.tasks.base import Task
+
+        registered = self.get(Kind.TASK, name)
+        return _checked(registered, _called(registered, registered.load()), Task)
+
+    def _unknown(self, kind: Kind, name: str) -> UsageError:
+        """Build the error for an unknown name, and say which plugins might have had it."""
+        error = unknown_name(kind, name, self.names(kind))
+        broken = [s for s in self.plugins.loaded if s.state == BROKEN]
+        if not broken:
+            return error
+        reasons = "; ".join(f"{status.label}: {status.error}" for status in broken)
+        return UsageError(f"{error} Broken plugins: {reasons}.")
+
+
+def _collect(plugins: Plugins) -> Mapping[Kind, Mapping[str, tuple[Registered, ...]]]:
+    """Call every registration hook; a plugin that fails in one contributes nothing at all."""
+    collected: list[tuple[PluginStatus, Registered]] = []
+    for kind, hook in HOOKS.items():
+        for status, components in plugins.collect(hook, _read_components):
+            collected += [
+                (
+                    status,
+                    Registered(kind, component, status.name, status.distribution, status.version),
+                )
+                for component in components
+            ]
+    healthy = {status.name for status in plugins.loaded if status.state == OK}
+    entries: dict[Kind, dict[str, tuple[Registered, ...]]] = {kind: {} for kind in Kind}
+    for status, registered in collected:
+        if status.name in healthy:
+            same = entries[registered.kind].get(registered.component.name, ())
+            entries[registered.kind][registered.component.name] = (*same, registered)
+    return entries
+
+
+def _read_components(result: Any) -> tuple[Component, ...]:
+    """Exhaust what a registration hook returned; anything but components is an error."""
+    components = (result,) if isinstance(result, Component) else tuple(result)
+    for component in components:
+        if not isinstance(component, Component):
+            raise TypeError(f"it must return Component descriptors, got {component!r}")
+    return components
+
+
+def _options_of(registered: Registered, cls: Any) -> type:
+    """Return the `Options` of a component's class."""
+    options = getattr(cls, "Options", None)
+    if not isinstance(options, type):
+        raise PluginError(
+            f"{registered.label}: {registered.component.path} has no class attribute 'Options'."
+        )
+    return options
+
+
+def _called(registered: Registered, function: Any, *arguments: Any) -> Any:
+    """Call a component's class or function; whatever it raises names the component."""
+    if not callable(function):
+        raise PluginError(f"{registered.label}: {registered.component.path} cannot be called.")
+    try:
+        return function(*arguments)
+    except UsageError as error:
+        raise UsageError(f"{registered.label}: {error}") from error
+    except PktkitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{registered.label} cannot be built: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _checked(registered: Registered, value: Any, expected: type) -> Any:
+    """Check that a strategy or task is one, and carries the name it is registered under."""
+    if not isinstance(value, expected):
+        raise PluginError(
+            f"{registered.label}: {registered.component.path} is a {type(value).__name__}, "
+            f"expected a {expected.__name__}."
+        )
+    name = getattr(value, "name", None)
+    if name != registered.component.name:
+        raise PluginError(f"{registered.label} calls itself '{name}'; both names must agree.")
+    return value
+
+
+def _claimed_twice(kind: Kind, name: str, found: tuple[Registered, ...]) -> str:
+    """Word the complaint about one name with several components."""
+    owners = " and ".join(registered.qualified for registered in found)
+    plugins = ",".join(dict.fromkeys(registered.plugin for registered in found))
+    return (
+        f"the {kind} name '{name}' is claimed by {owners}. "
+        f"Switch one plugin off, e.g. `--no-plugins={plugins.split(',')[-1]}`."
+    )

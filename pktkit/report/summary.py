@@ -1,0 +1,268 @@
+"""From the cells of a run to rows and paired contrasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from pktkit import statistics
+from pktkit.errors import UsageError
+from pktkit.report.records import Comparison, Contrast, Failure, Role, Row, Summary, Timing
+from pktkit.statistics import FloatArray, Interval, PairedEvidence
+from pktkit.values import CellResult
+
+_ROLE_ORDER = tuple(Role)
+NOT_RUN = "was not run"
+
+
+def summarise(
+    cells: Iterable[CellResult],
+    *,
+    roles: Mapping[str, str],
+    meaning: Mapping[str, str] | None = None,
+    placebo_of: Mapping[str, Collection[str]] | None = None,
+    plan: Mapping[str, Any] | None = None,
+    alpha: float = 0.05,
+    n_boot: int = statistics.DEFAULT_DRAWS,
+) -> Summary:
+    """Return rows, contrasts and what may be claimed of them, for every task of the cells.
+
+    P-values of methods are corrected with Holm in two families per task: methods against the
+    untouched target (the question of the comparison), and methods against all other references.
+    P-values of controls against the target are left as they are, for nothing is claimed of them.
+
+    Strategies are paired on the seeds both have. Cells that failed, that hold a score which is not
+    a number from 0 to 1, or whose items differ from the other rows' become failures of their row.
+    If a cell was run again, its last result counts.
+
+    Arguments:
+        cells: results in the order they finished.
+        roles: by strategy, a value of `Role`; order is that of the rows within a role. A strategy
+            without cells becomes a failed row.
+        meaning: by placebo, what the methods have and it has not, to follow "profits from".
+        placebo_of: by placebo, the methods whose placebo it is; all, where not given.
+        plan: facts about the run for the report, without times.
+        alpha: error rate of claims, and 1 minus the level of intervals.
+        n_boot: bootstrap draws per contrast.
+
+    Raises:
+        UsageError: a cell's strategy has no role, or a role is unknown.
+    """
+    known = _checked_roles(roles)
+    latest = {cell.key: cell for cell in cells}
+    for key in latest:
+        if key.strategy not in known:
+            raise UsageError(f"strategy '{key.strategy}' has results but no role in the report.")
+    ordered = sorted(known, key=lambda name: _ROLE_ORDER.index(known[name]))
+    comparisons = []
+    for task in dict.fromkeys(key.task for key in latest):
+        of_task = [cell for cell in latest.values() if cell.key.task == task]
+        gathered = _gather(of_task, {name: known[name] for name in ordered})
+        comparisons.append(
+            _compare(task, gathered, _Test(alpha, n_boot), meaning or {}, placebo_of or {})
+        )
+    return Summary(comparisons=tuple(comparisons), plan=plan or {})
+
+
+@attrs.frozen
+class _Test:
+    alpha: float
+    n_boot: int
+
+    def evidence(self, difference: FloatArray, looks: int) -> PairedEvidence:
+        """Test a difference that is one of `looks` in its family."""
+        return statistics.paired_evidence(
+            difference,
+            n_boot=self.n_boot,
+            alpha=self.alpha,
+            detectable_alpha=self.alpha / max(1, looks),
+        )
+
+
+@attrs.frozen(eq=False)
+class _Gathered:
+    """A strategy's usable cells on one task, and its scores `[items]` by seed."""
+
+    strategy: str
+    role: Role
+    cells: tuple[CellResult, ...]
+    scores: Mapping[int, FloatArray]
+    failures: tuple[Failure, ...]
+
+    def stacked(self, seeds: Sequence[int]) -> FloatArray:
+        """Return scores `[seeds, items]`; one row where the seed does not matter."""
+        chosen = sorted(self.scores)[:1] if self.role.seedless else seeds
+        return np.stack([self.scores[seed] for seed in chosen])
+
+
+def _checked_roles(roles: Mapping[str, str]) -> dict[str, Role]:
+    try:
+        return {name: Role(role) for name, role in roles.items()}
+    except ValueError as error:
+        raise UsageError(f"{error}; known roles: {', '.join(Role)}.") from error
+
+
+def _gather(cells: Sequence[CellResult], roles: Mapping[str, Role]) -> list[_Gathered]:
+    """Collect usable scores per strategy; all have the same items in the same order."""
+    items = _reference_items(cells, roles)
+    gathered = []
+    for strategy, role in roles.items():
+        own = sorted((c for c in cells if c.key.strategy == strategy), key=lambda c: c.key.seed)
+        problems = {cell.key.seed: _problem(cell, items) for cell in own}
+        usable = tuple(cell for cell in own if not problems[cell.key.seed])
+        failures = [Failure(seed, reason) for seed, reason in problems.items() if reason]
+        if not own:
+            failures.append(Failure(None, NOT_RUN))
+        scores = {cell.key.seed: _aligned_scores(cell, items) for cell in usable}
+        gathered.append(_Gathered(strategy, role, usable, scores, tuple(failures)))
+    return gathered
+
+
+def _reference_items(cells: Sequence[CellResult], roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """Return the items of the target's row, or else of the first row that has a usable cell."""
+    rank = {name: position for position, name in enumerate(roles)}
+    for cell in sorted(cells, key=lambda c: (rank[c.key.strategy], c.key.seed)):
+        items = tuple(score.item for score in cell.scores)
+        if not _problem(cell, items):
+            return items
+    return ()
+
+
+def _problem(cell: CellResult, items: tuple[str, ...]) -> str:
+    """Say why a cell cannot be compared; empty if it can."""
+    if cell.failed:
+        return " ".join(cell.error.split())
+    if not cell.scores:
+        return "scored no items"
+    for score in cell.scores:
+        if not (math.isfinite(score.score) and 0.0 <= score.score <= 1.0):
+            return f"the score of item '{score.item}' is {score.score}, not a number from 0 to 1"
+    own = {score.item for score in cell.scores}
+    if len(own) < len(cell.scores):
+        return "scored an item twice"
+    if own != set(items):
+        return f"scored {len(own)} items, which are not the {len(items)} of the other rows"
+    return ""
+
+
+def _aligned_scores(cell: CellResult, items: tuple[str, ...]) -> FloatArray:
+    by_item = {score.item: score.score for score in cell.scores}
+    return np.array([by_item[item] for item in items], dtype=np.float64)
+
+
+def _compare(
+    task: str,
+    gathered: Sequence[_Gathered],
+    test: _Test,
+    meaning: Mapping[str, str],
+    placebo_of: Mapping[str, Collection[str]],
+) -> Comparison:
+    usable = [g for g in gathered if g.scores]
+    target = next((g for g in usable if g.role is Role.TARGET), None)
+    methods = [g for g in usable if g.role is Role.METHOD]
+    others = [g for g in usable if g.role is not Role.METHOD and g is not target]
+    primary = _family(methods, [target] if target else [], test)
+    secondary = _family(methods, others, test)
+    unclaimed = [_contrast(control, target, test, 1) for control in others] if target else []
+    against_target = {c.strategy: c for c in (*primary, *unclaimed) if c is not None}
+    return Comparison(
+        task=task,
+        items=len(next(iter(usable[0].scores.values()))) if usable else 0,
+        rows=tuple(_row(g, target, against_target.get(g.strategy)) for g in gathered),
+        contrasts=(*primary, *secondary),
+        alpha=test.alpha,
+        meaning=meaning,
+        placebo_of=placebo_of,
+    )
+
+
+def _family(
+    methods: Sequence[_Gathered], references: Sequence[_Gathered], test: _Test
+) -> list[Contrast]:
+    """Contrast methods with references, correcting over all of these contrasts."""
+    looks = len(methods) * len(references)
+    contrasts = [
+        contrast
+        for method in methods
+        for reference in references
+        if (contrast := _contrast(method, reference, test, looks)) is not None
+    ]
+    adjusted = statistics.holm([contrast.p for contrast in contrasts])
+    return [attrs.evolve(c, adjusted_p=p) for c, p in zip(contrasts, adjusted, strict=True)]
+
+
+def _paired_seeds(row: _Gathered, reference: _Gathered) -> list[int]:
+    if reference.role.seedless:
+        return sorted(row.scores)
+    if row.role.seedless:
+        return sorted(reference.scores)
+    return sorted(set(row.scores) & set(reference.scores))
+
+
+def _contrast(
+    row: _Gathered, reference: _Gathered, test: _Test, looks: int
+) -> Contrast | None:
+    """Contrast two rows on their common seeds; None if they have none."""
+    seeds = _paired_seeds(row, reference)
+    if not seeds:
+        return None
+    evidence = test.evidence(row.stacked(seeds) - reference.stacked(seeds), looks)
+    return Contrast(
+        strategy=row.strategy,
+        reference=reference.strategy,
+        points=100.0 * evidence.mean,
+        interval=Interval(100.0 * evidence.interval.low, 100.0 * evidence.interval.high),
+        p=evidence.p,
+        adjusted_p=None,
+        detectable=100.0 * evidence.detectable,
+        seeds=evidence.seeds,
+        alpha=test.alpha,
+    )
+
+
+def _row(gathered: _Gathered, target: _Gathered | None, contrast: Contrast | None) -> Row:
+    row = Row(strategy=gathered.strategy, role=gathered.role, failures=gathered.failures)
+    if not gathered.scores:
+        return row
+    seeds = sorted(gathered.scores)
+    scores = gathered.stacked(seeds)
+    mean, deviation = statistics.mean_and_deviation(scores)
+    row = attrs.evolve(
+        row,
+        seeds=tuple(seeds),
+        mean=100.0 * mean,
+        deviation=None if deviation is None else 100.0 * deviation,
+        against_target=contrast,
+        layer_map=gathered.cells[0].layer_map,
+        timing=_timing(gathered.cells),
+        **_injected(gathered.cells),
+    )
+    if target is None or target is gathered:
+        return row
+    base = target.stacked(seeds)
+    return attrs.evolve(
+        row, lost=statistics.lost(base, scores), gained=statistics.gained(base, scores)
+    )
+
+
+def _injected(cells: Sequence[CellResult]) -> dict[str, int]:
+    """Return steps, tokens and trainable parameters, mean over the cells that injected."""
+    injections = [cell.injection for cell in cells if cell.injection is not None]
+    if not injections:
+        return {}
+    return {
+        name: round(sum(getattr(injection, name) for injection in injections) / len(injections))
+        for name in ("steps", "tokens", "trainable_parameters")
+    }
+
+
+def _timing(cells: Sequence[CellResult]) -> Timing:
+    stages = dict.fromkeys(stage for cell in cells for stage in cell.seconds)
+    seconds = {
+        stage: sum(cell.seconds.get(stage, 0.0) for cell in cells) / len(cells) for stage in stages
+    }
+    return Timing(seconds=seconds, peak_bytes=max(cell.peak_bytes for cell in cells))

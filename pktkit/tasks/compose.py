@@ -1,0 +1,101 @@
+"""Nested operations on digits, answered directly: the computation never shows in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from pktkit.components import Choice
+from pktkit.tasks.base import Task, TaskCard
+from pktkit.tasks.splitting import Example, deal, held_out
+
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "max": max,
+    "min": min,
+    "add": lambda left, right: (left + right) % 10,
+    "sub": lambda left, right: (left - right) % 10,
+}
+COMMUTATIVE = frozenset({"max", "min", "add"})
+SIZES = {"train": 4096, "align": 128, "extract": 128, "dev": 1000, "test": 1000}
+
+Tree = int | tuple[str, "Tree", "Tree"]
+
+
+def parse(prompt: str) -> Tree:
+    """Read an expression in prefix notation, e.g. `max 3 add 2 5 =`."""
+    words = iter(prompt.split())
+
+    def read() -> Tree:
+        word = next(words)
+        return (word, read(), read()) if word in OPERATIONS else int(word)
+
+    return read()
+
+
+def value(tree: Tree) -> int:
+    """Return the digit the expression stands for."""
+    if isinstance(tree, int):
+        return tree
+    operation, left, right = tree
+    return OPERATIONS[operation](value(left), value(right))
+
+
+def canonical(prompt: str) -> str:
+    """Return the expression with the operands of commutative operations in a fixed order."""
+
+    def write(tree: Tree) -> str:
+        if isinstance(tree, int):
+            return str(tree)
+        operation, *operands = tree
+        written = [write(operand) for operand in operands]
+        if operation in COMMUTATIVE:
+            written.sort()
+        return f"({operation} {' '.join(written)})"
+
+    return write(parse(prompt))
+
+
+def examples() -> Iterator[Example]:
+    """Yield every nested expression, in both nestings."""
+    digits = range(10)
+    for outer in OPERATIONS:
+        for inner in OPERATIONS:
+            for a in digits:
+                for b in digits:
+                    for c in digits:
+                        yield _example(f"{outer} {a} {inner} {b} {c} =")
+                        yield _example(f"{outer} {inner} {b} {c} {a} =")
+
+
+def primitives() -> Iterator[Example]:
+    """Yield the single operations, all that the target of the default pair was taught."""
+    for operation in OPERATIONS:
+        for a in range(10):
+            for b in range(10):
+                yield _example(f"{operation} {a} {b} =")
+
+
+def pretraining() -> Iterator[Example]:
+    """Yield every nested expression whose computation is in neither `dev` nor `test`."""
+    hidden = held_out(task().splits, canonical)
+    return (example for example in examples() if example.canonical not in hidden)
+
+
+@cache
+def task() -> Task:
+    """Return the task: nested operations on digits, scored by exact match of one token."""
+    return Task(
+        name="compose",
+        splits=deal("compose", examples(), SIZES),
+        evaluator=Choice("exact-match", {"extract": "all"}),
+        card=TaskCard(
+            summary="Nested operations on digits (max, min, add and sub modulo 10), without steps.",
+            metric="exact match",
+            splitting="the expression with operands of commutative operations put in order",
+        ),
+        max_new_tokens=3,
+    )
+
+
+def _example(prompt: str) -> Example:
+    return Example(canonical(prompt), prompt, str(value(parse(prompt))))

@@ -1,0 +1,211 @@
+"""Tasks from files: JSON lines, a JSON list, or a YAML description beside them.
+
+A row is `{"question", "answer"}` as in GSM8K (the answer ends in `#### 24`), a conversation
+`{"messages": [user, assistant]}`, or `{"prompt", "answer"}`. `id`, `split`, `choices` and `check`
+are optional in each; other fields are ignored. A description names the rows and says what
+differs from the defaults:
+
+    rows: problems.jsonl          # or {train: a.jsonl, align: b.jsonl, …}; beside this file
+    name: problems
+    template: tulu
+    evaluator: {name: exact-match, extract: last-number}
+    max_new_tokens: 200
+    budget: {steps: 100}
+    summary: Word problems of our own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pktkit.components import Choice
+from pktkit.encoding import template as find_template
+from pktkit.errors import UsageError, unknown_name
+from pktkit.tasks.base import SPLITS, Item, Task, TaskCard
+from pktkit.tasks.jsonl_files import (
+    DESCRIPTIONS,
+    ENDINGS,
+    ROW_FILES,
+    is_task_file,
+    json_lines,
+    json_list,
+    read_description,
+)
+from pktkit.tasks.jsonl_rows import Row, normalised, read_row
+from pktkit.tasks.splitting import digest
+
+SHARES: Mapping[str, float] = {
+    "test": 0.25,
+    "dev": 0.10,
+    "extract": 0.07,
+    "align": 0.08,
+    "train": 0.50,
+}
+"""Expected share of the rows in each split, when the rows name none."""
+
+NEW_TOKENS: Mapping[str, int] = {"last-number": 256, "choice": 8, "all": 64}
+
+
+def resolve_task(
+    reference: str, known: Iterable[str], build: Callable[[str], Task], *, template: str = "plain"
+) -> Task:
+    """Find a task: a registered name, or else the path of a task file.
+
+    Arguments:
+        reference: what was typed after `--task`.
+        known: names of the registered tasks.
+        build: returns a registered task by name.
+        template: for rows files, see `load_task`.
+
+    Raises:
+        UsageError: neither a name nor a task file, or a file with faults.
+    """
+    names = tuple(known)
+    if reference in names:
+        return build(reference)
+    if is_task_file(reference):
+        return load_task(reference, template=template)
+    error = unknown_name("task", reference, names)
+    raise UsageError(f"{error} A file of rows must end in {ENDINGS}.")
+
+
+def load_task(path: str | Path, *, template: str = "plain", name: str | None = None) -> Task:
+    """Read a task from a file of rows or from a description.
+
+    Rows without `split` are dealt by a hash of their prompt, hence a row stays in its split when
+    others are added. Numeric answers are scored by their last number, rows with choices by
+    likelihood, others by exact match of the whole answer.
+
+    Arguments:
+        path: a file ending in `.jsonl`, `.json`, `.yaml` or `.yml`.
+        template: how prompt and answer are joined; a description's own setting comes first.
+        name: the task's name; default the description's, or the file's name without its ending.
+
+    Raises:
+        UsageError: the file is missing, is not what its ending says, has a faulty row (the
+            message names line and field), repeats a prompt or id, or leaves a split empty.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in ROW_FILES:
+        return _task(path, {"rows": path.name}, template, name)
+    if suffix in DESCRIPTIONS:
+        return _task(path, read_description(path), template, name)
+    raise UsageError(f"task file {path} must end in one of {ENDINGS}.")
+
+
+def _task(path: Path, described: Mapping[str, Any], template: str, name: str | None) -> Task:
+    name = name or described.get("name") or re.sub(r"[^\w.-]+", "-", path.stem)
+    template = described.get("template", template)
+    find_template(template)
+    rows = _all_rows(path, described["rows"], name)
+    _refuse_repeats(rows)
+    splits = _splits(rows, path)
+    kind, evaluator = _evaluator(rows, path)
+    given = described.get("evaluator")
+    if given is not None:
+        options = {"name": given} if isinstance(given, str) else dict(given)
+        evaluator = Choice(options.pop("name"), options)
+    return Task(
+        name=name,
+        splits=splits,
+        evaluator=evaluator,
+        card=TaskCard(
+            summary=described.get("summary", f"Rows of {path.name}."),
+            metric=_METRICS.get(evaluator.name, evaluator.name),
+            splitting="the prompt, regardless of case and white space"
+            if not rows[0].split
+            else "as the rows say; no prompt is in two splits",
+            overlap="not examined beyond equal prompts",
+        ),
+        max_new_tokens=described.get("max_new_tokens", NEW_TOKENS[kind]),
+        template=template,
+        budget=described.get("budget", {}),
+    )
+
+
+_METRICS = {
+    "exact-match": "exact match",
+    "multiple-choice": "accuracy",
+    "code-execution": "pass@1",
+}
+
+
+def _evaluator(rows: Sequence[Row], path: Path) -> tuple[str, Choice]:
+    """Choose the evaluator that the rows' answers call for, and name the kind of answer."""
+    with_choices = [row for row in rows if row.item.choices]
+    if with_choices and len(with_choices) < len(rows):
+        odd = next(row for row in rows if not row.item.choices)
+        raise UsageError(
+            f"{odd.where}: field 'choices' is missing, but other rows of {path.name} have it. "
+            "Give it to all rows or to none."
+        )
+    if with_choices:
+        return "choice", Choice("multiple-choice")
+    if all(row.numeric for row in rows):
+        return "last-number", Choice("exact-match", {"extract": "last-number"})
+    return "all", Choice("exact-match", {"extract": "all"})
+
+
+def _splits(rows: Sequence[Row], path: Path) -> dict[str, tuple[Item, ...]]:
+    """Deal the rows, in the file's order within each split."""
+    named = [row for row in rows if row.split]
+    if named and len(named) < len(rows):
+        odd = next(row for row in rows if not row.split)
+        raise UsageError(
+            f"{odd.where}: field 'split' is missing, but other rows of {path.name} have it. "
+            "Give it to all rows or to none."
+        )
+    dealt: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for row in rows:
+        dealt[row.split or split_of(row.item.prompt)].append(row.item)
+    empty = [split for split, items in dealt.items() if not items]
+    if empty:
+        counts = ", ".join(f"{split} {len(items)}" for split, items in dealt.items())
+        advice = "Add rows for them" if named else "Add rows, or give every row a field 'split'"
+        raise UsageError(
+            f"{path}: {len(rows)} rows are too few, they leave {' and '.join(empty)} empty "
+            f"({counts}). {advice}."
+        )
+    return {split: tuple(items) for split, items in dealt.items()}
+
+
+def split_of(prompt: str) -> str:
+    """Return the split that the hash of a prompt decides."""
+    place = digest(f"rows|{normalised(prompt)}") / 2**64
+    for split, share in SHARES.items():
+        place -= share
+        if place < 0:
+            return split
+    return "train"
+
+
+def _refuse_repeats(rows: Iterable[Row]) -> None:
+    """Refuse a second row with the same id or the same prompt."""
+    seen: dict[tuple[str, str], str] = {}
+    for row in rows:
+        for what, key in (("prompt", normalised(row.item.prompt)), ("id", row.item.id)):
+            first = seen.setdefault((what, key), row.where)
+            if first != row.where:
+                raise UsageError(f"{row.where}: the {what} is the same as at {first}.")
+
+
+def _all_rows(path: Path, rows: str | Mapping[str, str], name: str) -> list[Row]:
+    """Read the rows of one file, or of one file per split."""
+    if isinstance(rows, str):
+        return _rows(path.parent / rows, name, "")
+    return [row for split, file in rows.items() for row in _rows(path.parent / file, name, split)]
+
+
+def _rows(path: Path, name: str, split: str) -> list[Row]:
+    values = json_lines(path) if path.suffix.lower() == ".jsonl" else json_list(path)
+    rows = [
+        read_row({**value, "split": split} if split and isinstance(value, dict) else value, w, name)
+        for w, value in values
+    ]
+    if not rows:
+        raise UsageError(f"{path} has no rows.")
+    return rows

@@ -1,0 +1,252 @@
+"""One training loop for every strategy, so that equal budgets mean equal work."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from attrs import validators
+
+from pktkit.encoding import collate, padding_id
+from pktkit.errors import NonFiniteError, UsageError
+from pktkit.recording import forward, record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pktkit.encoding import Batch, TransferData
+    from pktkit.pair import LoadedModel
+    from pktkit.recording import Recording
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@attrs.frozen
+class Budget:
+    """How much a transfer may see and compute; the same for all arms of a comparison.
+
+    Arguments:
+        rows: training rows drawn from the task's `train` split; 0 takes them all.
+        steps: optimiser steps.
+        batch_size: rows per step.
+        learning_rate: peak learning rate of AdamW.
+        schedule: shape after the warm-up, one of `SCHEDULES`.
+        warmup: share of the steps with linearly rising learning rate.
+        weight_decay: of AdamW.
+        clip: largest gradient norm.
+        accumulate: micro-batches a step is split into.
+    """
+
+    rows: int = attrs.field(default=0, validator=validators.ge(0))
+    steps: int = attrs.field(default=200, validator=validators.ge(1))
+    batch_size: int = attrs.field(default=16, validator=validators.ge(1))
+    learning_rate: float = attrs.field(default=1e-3, validator=validators.gt(0))
+    schedule: str = attrs.field(default="cosine", validator=validators.in_(SCHEDULES))
+    warmup: float = attrs.field(
+        default=0.05, validator=validators.and_(validators.ge(0), validators.le(1))
+    )
+    weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
+    clip: float = attrs.field(default=1.0, validator=validators.gt(0))
+    accumulate: int = attrs.field(default=1, validator=validators.ge(1))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a 0-based step."""
+        rising = max(1, round(self.warmup * self.steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        share = (step - rising) / max(1, self.steps - rising)
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - share)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return self.learning_rate
+
+
+@attrs.frozen(eq=False)
+class StepView:
+    """What an objective sees of one micro-batch.
+
+    Arguments:
+        batch: the rows.
+        logits: `[tokens, V]` at the predicting positions.
+        recording: states of the recorded blocks at the same positions.
+        share: how much of the run is done, 0 to 1.
+    """
+
+    batch: Batch
+    logits: Tensor
+    recording: Recording
+    share: float
+
+
+class Objective(Protocol):
+    """The loss of one run."""
+
+    def blocks(self, share: float) -> Sequence[int]:
+        """Return the target blocks whose states are needed at this point of the run."""
+
+    def terms(self, view: StepView) -> Mapping[str, Tensor]:
+        """Return weighted loss terms; their sum is minimised."""
+
+
+@attrs.frozen
+class TrainingLog:
+    """What a run did.
+
+    Arguments:
+        steps: optimiser steps.
+        tokens: tokens read, padding not counted.
+        losses: mean of each loss term over tenths of the run.
+    """
+
+    steps: int
+    tokens: int
+    losses: Mapping[str, Sequence[float]]
+
+
+def row_order(rows: Sequence[int], per_step: int, seed: int) -> Iterator[list[int]]:
+    """Yield row groups for ever: every epoch is a fresh permutation, groups cross epochs.
+
+    Raises:
+        UsageError: there are no rows.
+    """
+    import torch
+
+    if not rows:
+        raise UsageError("there are no rows to train on; check the budget's rows and the split.")
+    generator = torch.Generator().manual_seed(seed)
+    pending: list[int] = []
+    while True:
+        while len(pending) < per_step:
+            order = torch.randperm(len(rows), generator=generator).tolist()
+            pending.extend(rows[i] for i in order)
+        yield pending[:per_step]
+        pending = pending[per_step:]
+
+
+def train(
+    target: LoadedModel,
+    parameters: Sequence[nn.Parameter],
+    data: TransferData,
+    objective: Objective,
+    *,
+    active: Callable[[float], Sequence[nn.Parameter] | None] = lambda share: None,
+    model: Any = None,
+) -> TrainingLog:
+    """Minimise an objective over the rows of `data` within its budget.
+
+    Arguments:
+        target: the model in training; its blocks are recorded.
+        parameters: what AdamW updates.
+        data: rows, budget, seed.
+        objective: loss terms.
+        active: at a share of the run, the parameters that may move, or None for all; used by
+            schedules that train one block at a time.
+        model: what to call instead of `target.model` (a wrapper around it).
+
+    Raises:
+        NonFiniteError: a loss or gradient is not finite; names step and items.
+    """
+    import torch
+
+    budget, split = data.budget, data.probe.encoded("train")
+    called = target.model if model is None else model
+    pad, device = padding_id(target.tokenizer), parameters[0].device
+    optimiser = torch.optim.AdamW(
+        parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay, fused=True
+    )
+    groups = row_order(data.rows, budget.batch_size, data.seed)
+    tokens, history = 0, defaultdict(list)
+    with _training_mode(called, data.seed):
+        for step in range(budget.steps):
+            share = step / budget.steps
+            for group in optimiser.param_groups:
+                group["lr"] = budget.rate(step)
+            sums: dict[str, float] = defaultdict(float)
+            rows = next(groups)
+            parts = [rows[i :: budget.accumulate] for i in range(budget.accumulate)]
+            for part in (p for p in parts if p):
+                batch = collate(split, part, pad_id=pad, device=device)
+                tokens += batch.tokens
+                terms = _loss_terms(called, target, batch, objective, share)
+                loss = torch.stack(list(terms.values())).sum() * (len(part) / len(rows))
+                _require_finite(loss, "loss", step, batch)
+                loss.backward()
+                for name, term in terms.items():
+                    sums[name] += float(term.detach()) * len(part) / len(rows)
+            _freeze_others(parameters, active(share))
+            norm = torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
+            _require_finite(norm, "gradient", step, batch)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            for name, value in sums.items():
+                history[name].append(value)
+            data.progress(step + 1, budget.steps, sum(sums.values()))
+    return TrainingLog(budget.steps, tokens, {n: _tenths(v) for n, v in history.items()})
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch inside the context and put its random state back after; None changes nothing."""
+    import torch
+
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _training_mode(model: nn.Module, seed: int) -> Iterator[None]:
+    """Switch dropout on, drawn from `seed`; the mode is as before after."""
+    was_training = model.training
+    model.train()
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _loss_terms(
+    called: Any, target: LoadedModel, batch: Batch, objective: Objective, share: float
+) -> Mapping[str, Tensor]:
+    with record(target.anatomy, objective.blocks(share), batch) as recording:
+        logits = forward(called, batch)
+    return objective.terms(StepView(batch, logits, recording, share))
+
+
+def _freeze_others(
+    parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None
+) -> None:
+    if active is None:
+        return
+    moving = {id(parameter) for parameter in active}
+    for parameter in parameters:
+        if id(parameter) not in moving:
+            parameter.grad = None
+
+
+def _require_finite(value: torch.Tensor, what: str, step: int, batch: Batch) -> None:
+    if not bool(value.detach().isfinite()):
+        listed = ", ".join(batch.ids[:4]) + (" …" if len(batch.ids) > 4 else "")
+        raise NonFiniteError(
+            f"the {what} is {float(value):g} at step {step + 1}, batch of items {listed}. "
+            "Lower the learning rate, or try --dtype float32."
+        )
+
+
+def _tenths(values: Sequence[float]) -> list[float]:
+    """Return means over ten equal parts (fewer when there are fewer values)."""
+    parts = min(10, len(values))
+    edges = [round(i * len(values) / parts) for i in range(parts + 1)]
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+

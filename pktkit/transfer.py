@@ -1,0 +1,155 @@
+"""One strategy, from match to inject."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.components import Choice, Kind, Strategy
+from pktkit.errors import DoesNotFitError, PktkitError, StrategyError
+from pktkit.journal import Journal
+from pktkit.options import build_options
+from pktkit.training import Budget
+from pktkit.values import Alignment, CellKey, Injection, LayerMap, StageRecord
+
+if TYPE_CHECKING:
+    from pktkit.encoding import TransferData
+    from pktkit.pair import ModelPair
+    from pktkit.probe import Probe
+    from pktkit.registry import Registry
+    from pktkit.tasks.base import Task
+
+Progress = Callable[[int, int, float], None]
+
+
+@attrs.frozen(eq=False)
+class Transferred:
+    """What a transfer did; the target now carries it.
+
+    Arguments:
+        layer_map: None for strategies without a matcher.
+        alignment: what the aligner gave.
+        injection: None for strategies without an injector.
+        seconds: wall time by stage.
+    """
+
+    layer_map: LayerMap | None
+    alignment: Alignment | None
+    injection: Injection | None
+    seconds: Mapping[str, float]
+
+
+def budget_for(task: Task, strategy: Strategy) -> Budget:
+    """Return the budget of a strategy on a task.
+
+    The task's card decides, then what the strategy fixes (with the user's overrides in it).
+
+    Raises:
+        UsageError: a field is unknown or its value is refused.
+    """
+    fields = {**task.budget, **strategy.budget}
+    budget: Budget = build_options(Budget, fields, f"budget of strategy '{strategy.name}'")
+    return budget
+
+
+def transfer_rows(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
+    """Draw the training rows of one seed, the same for every strategy, ascending."""
+    import torch
+
+    if budget.rows == 0 or budget.rows >= available:
+        return tuple(range(available))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(available, generator=generator)[: budget.rows]
+    return tuple(sorted(chosen.tolist()))
+
+
+def seeded(registry: Registry, kind: Kind, choice: Choice, seed: int) -> Choice:
+    """Fill a component's option `seed` with the run's seed where the recipe leaves it open."""
+    fields = {field.name: field.default for field in attrs.fields(_options(registry, kind, choice))}
+    if "seed" in fields and choice.options.get("seed") is None:
+        return attrs.evolve(choice, options={**choice.options, "seed": seed})
+    return choice
+
+
+def run_transfer(
+    strategy: Strategy,
+    pair: ModelPair,
+    probe: Probe,
+    data: TransferData,
+    journal: Journal,
+    registry: Registry,
+    *,
+    task: str,
+) -> Transferred:
+    """Match, align and inject; the journal holds what was changed.
+
+    Raises:
+        PktkitError: what a stage raised, with strategy, stage and component named.
+    """
+    seconds: dict[str, float] = {}
+    key = CellKey(strategy.name, task, data.seed)
+    layer_map = alignment = injection = None
+
+    def build(kind: Kind, choice: Choice) -> Any:
+        return registry.build(kind, seeded(registry, kind, choice, data.seed))
+
+    if strategy.matcher is not None:
+        with _stage(strategy, "match", strategy.matcher, seconds):
+            layer_map = build(Kind.MATCHER, strategy.matcher).match(pair, probe)
+        _notify(registry, key, "match", seconds, str(layer_map))
+    if strategy.aligner is not None:
+        with _stage(strategy, "align", strategy.aligner, seconds):
+            alignment = build(Kind.ALIGNER, strategy.aligner).align(
+                pair, layer_map or _empty_map(pair), probe
+            )
+        _notify(registry, key, "align", seconds, alignment.method)
+    if strategy.injector is not None:
+        given = alignment or Alignment("none", layer_map or _empty_map(pair))
+        with _stage(strategy, "inject", strategy.injector, seconds):
+            injection = build(Kind.INJECTOR, strategy.injector).inject(
+                pair.target, given, data, journal
+            )
+        _notify(registry, key, "inject", seconds, injection.method)
+    return Transferred(layer_map, alignment, injection, seconds)
+
+
+def _options(registry: Registry, kind: Kind, choice: Choice) -> type:
+    return registry.options_class(kind, choice.name)
+
+
+def _empty_map(pair: ModelPair) -> LayerMap:
+    return LayerMap((), pair.source.anatomy.n_blocks, pair.target.anatomy.n_blocks, "none")
+
+
+def _notify(
+    registry: Registry, key: CellKey, stage: str, seconds: Mapping[str, float], summary: str
+) -> None:
+    record = StageRecord(key, stage, seconds[stage], summary)
+    registry.plugins.notify("pktkit_stage_finished", record=record)
+
+
+@contextlib.contextmanager
+def _stage(
+    strategy: Strategy, stage: str, choice: Choice, seconds: dict[str, float]
+) -> Iterator[None]:
+    """Time a stage, and say where it was when something goes wrong."""
+    import torch
+
+    start = time.perf_counter()
+    where = f"strategy '{strategy.name}', {stage} ({choice.name})"
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DoesNotFitError(
+            f"{where}: out of device memory. Lower --set budget.batch_size, or use --device cpu."
+        ) from error
+    except PktkitError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:
+        raise StrategyError(f"{where}: {type(error).__name__}: {error}") from error
+    finally:
+        seconds[stage] = time.perf_counter() - start

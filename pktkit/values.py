@@ -1,0 +1,327 @@
+"""The frozen values that travel between stages."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Interface(enum.StrEnum):
+    """Where in a block a state is read.
+
+    RESIDUAL: the residual stream after the block (its output).
+    CONTRIBUTION: the block's output before residual addition, i.e. output minus input.
+    """
+
+    RESIDUAL = "residual"
+    CONTRIBUTION = "contribution"
+
+
+class Origin(enum.StrEnum):
+    """Which model's states an alignment maps."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+@attrs.frozen
+class LayerLink:
+    """One target block and the source blocks it receives from.
+
+    Arguments:
+        target: block index in the target, 0-based.
+        sources: block indices in the source, 0-based.
+        weights: one weight per source block; they sum to 1.
+    """
+
+    target: int
+    sources: tuple[int, ...] = attrs.field(converter=tuple)
+    weights: tuple[float, ...] = attrs.field(converter=tuple)
+
+    @weights.default
+    def _equal_weights(self) -> tuple[float, ...]:
+        return tuple(1.0 / len(self.sources) for _ in self.sources)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.sources or len(self.sources) != len(self.weights):
+            raise UsageError(
+                f"layer link of target block {self.target}: {len(self.sources)} source blocks "
+                f"but {len(self.weights)} weights."
+            )
+
+
+@attrs.frozen
+class LayerMap:
+    """Which source blocks each target block is paired with.
+
+    Arguments:
+        links: one link per target block that receives anything, by ascending target block.
+        source_blocks, target_blocks: depths of the two models.
+        method: name of the matcher that made it.
+        scores: the matcher's score per source block, if it has one (attribution, sensitivity).
+        note: what a reader should know, e.g. a fallback that was taken.
+    """
+
+    links: tuple[LayerLink, ...] = attrs.field(converter=tuple)
+    source_blocks: int
+    target_blocks: int
+    method: str
+    scores: tuple[float, ...] = attrs.field(default=(), converter=tuple)
+    note: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        targets = [link.target for link in self.links]
+        if targets != sorted(set(targets)):
+            raise UsageError(f"layer map: target blocks {targets} must be ascending and unique.")
+        for link in self.links:
+            if not 0 <= link.target < self.target_blocks:
+                raise UsageError(
+                    f"layer map: target block {link.target} is outside 0..{self.target_blocks - 1}."
+                )
+            for source in link.sources:
+                if not 0 <= source < self.source_blocks:
+                    raise UsageError(
+                        f"layer map: source block {source} is outside 0..{self.source_blocks - 1}."
+                    )
+
+    def link(self, target: int) -> LayerLink:
+        """Return the link of a target block.
+
+        Raises:
+            UsageError: the map does not link this block.
+        """
+        for link in self.links:
+            if link.target == target:
+                return link
+        raise UsageError(f"layer map '{self.method}' does not link target block {target}.")
+
+    @property
+    def used_source_blocks(self) -> tuple[int, ...]:
+        """Source blocks that some link reads, ascending."""
+        return tuple(sorted({source for link in self.links for source in link.sources}))
+
+    def __str__(self) -> str:
+        parts = [f"{'+'.join(map(str, link.sources))}→{link.target}" for link in self.links]
+        return f"{self.method}: {' '.join(parts)}"
+
+
+StateMap = Callable[["Tensor"], "Tensor"]
+"""Maps states `[tokens, D_from]` to `[tokens, D_tgt]`, keeping dtype and device."""
+
+
+@attrs.frozen
+class TargetStates:
+    """The source's states expressed in target space.
+
+    Arguments:
+        maps: for each target block, the map from the origin's width to the target's width.
+        layer_map: which source blocks are read for a target block, with weights.
+        interface: where states are read, the same on both sides.
+        origin: whose states are mapped: the source's, or the frozen target's own.
+        shuffle_items: read the states of another item at every position (a placebo).
+    """
+
+    maps: Mapping[int, StateMap]
+    layer_map: LayerMap
+    interface: Interface
+    origin: Origin = Origin.SOURCE
+    shuffle_items: bool = False
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Target blocks that have a map, ascending."""
+        return tuple(sorted(self.maps))
+
+    @property
+    def origin_blocks(self) -> tuple[int, ...]:
+        """Blocks of the origin model whose states are read, ascending."""
+        if self.origin is Origin.TARGET:
+            return self.blocks
+        return tuple(
+            sorted({s for block in self.blocks for s in self.layer_map.link(block).sources})
+        )
+
+    def states(self, block: int, origin_states: Mapping[int, Tensor]) -> Tensor:
+        """Express states of the origin in the space of a target block.
+
+        Arguments:
+            block: target block.
+            origin_states: states `[tokens, D_origin]` by block of the origin.
+
+        Returns:
+            `[tokens, D_tgt]`, dtype and device of the input.
+        """
+        if self.origin is Origin.TARGET:
+            return self.maps[block](origin_states[block])
+        link = self.layer_map.link(block)
+        mixed = origin_states[link.sources[0]] * link.weights[0]
+        for source, weight in zip(link.sources[1:], link.weights[1:], strict=True):
+            mixed = mixed + origin_states[source] * weight
+        return self.maps[block](mixed)
+
+
+@attrs.frozen(eq=False)
+class LowRankUpdate:
+    """A low-rank change of one projection, in `[out, in]` orientation: `scale · B A`.
+
+    Arguments:
+        block: target block.
+        projection: canonical projection name, see `pktkit.families`.
+        b: `[out, rank]`; a: `[rank, in]`; scale: multiplies the product.
+    """
+
+    block: int
+    projection: str
+    b: Tensor
+    a: Tensor
+    scale: float = 1.0
+
+
+@attrs.frozen(eq=False)
+class DenseUpdate:
+    """New values for a whole target parameter.
+
+    Arguments:
+        parameter: name in the target's `named_parameters()`.
+        value: same shape as the parameter; it replaces the parameter.
+    """
+
+    parameter: str
+    value: Tensor
+
+
+@attrs.frozen(eq=False)
+class Alignment:
+    """Source knowledge expressed in target space.
+
+    Arguments:
+        method: name of the aligner.
+        layer_map: the map it was made for.
+        target_states: for activation-based methods.
+        low_rank, dense: for parameter-reuse methods.
+        diagnostics: figures for the report, JSON-serialisable.
+    """
+
+    method: str
+    layer_map: LayerMap
+    target_states: TargetStates | None = None
+    low_rank: tuple[LowRankUpdate, ...] = attrs.field(default=(), converter=tuple)
+    dense: tuple[DenseUpdate, ...] = attrs.field(default=(), converter=tuple)
+    diagnostics: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Injection:
+    """What an injector did to the target.
+
+    Arguments:
+        method: name of the injector.
+        steps: optimiser steps taken.
+        tokens: tokens the target read while training, padding not counted.
+        trainable_parameters: how many numbers could change.
+        losses: mean loss terms over the run's tenths, by term.
+        diagnostics: further figures, JSON-serialisable.
+    """
+
+    method: str
+    steps: int = 0
+    tokens: int = 0
+    trainable_parameters: int = 0
+    losses: Mapping[str, Sequence[float]] = attrs.field(factory=dict)
+    diagnostics: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class ItemScore:
+    """The score of one item.
+
+    Arguments:
+        item: the item's id.
+        score: 1.0 right, 0.0 wrong; between for graded metrics.
+        prediction: what the model said.
+    """
+
+    item: str
+    score: float
+    prediction: str = ""
+
+
+@attrs.frozen
+class CellKey:
+    """One independent unit of a comparison."""
+
+    strategy: str
+    task: str
+    seed: int
+
+
+@attrs.frozen
+class CellResult:
+    """What one cell produced; a failed cell has a reason and no scores.
+
+    Arguments:
+        key: strategy, task, seed.
+        scores: one per test item.
+        injection: what the injector reported; None for untouched models.
+        layer_map: printable layer map.
+        seconds: wall time of match, align, inject, evaluate.
+        peak_bytes: peak memory of the process or device while the cell ran.
+        error: why it failed; empty when it did not.
+    """
+
+    key: CellKey
+    scores: tuple[ItemScore, ...] = attrs.field(default=(), converter=tuple)
+    injection: Injection | None = None
+    layer_map: str = ""
+    seconds: Mapping[str, float] = attrs.field(factory=dict)
+    peak_bytes: int = 0
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the cell ended with an error."""
+        return bool(self.error)
+
+    @property
+    def mean(self) -> float:
+        """Mean item score, 0 to 1."""
+        return sum(s.score for s in self.scores) / len(self.scores) if self.scores else 0.0
+
+
+@attrs.frozen
+class StageRecord:
+    """Passed to observers when a stage of a cell has finished."""
+
+    key: CellKey
+    stage: str
+    seconds: float
+    summary: str
+
+
+@attrs.frozen
+class ComparisonRecord:
+    """Passed to observers when a comparison has finished."""
+
+    run_directory: str
+    results: Mapping[str, Any]
+
+
+@attrs.frozen
+class ReportSection:
+    """A section that a plugin adds to the report.
+
+    Arguments:
+        title: heading.
+        markdown: body.
+    """
+
+    title: str
+    markdown: str

@@ -1,0 +1,139 @@
+"""`exact-match`: the greedy answer equals the gold answer, or the number it comes down to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pktkit.errors import UsageError, unknown_name
+from pktkit.generation import generate
+from pktkit.recipe import option
+from pktkit.tasks.base import Item
+from pktkit.values import ItemScore
+
+if TYPE_CHECKING:
+    from pktkit.pair import LoadedModel
+    from pktkit.tasks.base import Task
+
+_MARKER = "####"
+_COMMA_BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d)")
+# A minus after a digit, letter or closing bracket subtracts; elsewhere it is a sign.
+_NUMBER = re.compile(r"((?<![\w)\].])-\s?)?[$€£]?(\d+(?:\.\d+)?|(?<!\d)\.\d+)")
+
+
+def numbers(text: str) -> list[Decimal]:
+    """Return the numbers of a text in order.
+
+    Commas between digits are dropped, as in the published GSM8K evaluations; a full stop after a
+    number is punctuation; a minus counts as a sign unless it subtracts (`10-3`).
+    """
+    plain = _COMMA_BETWEEN_DIGITS.sub("", text.replace("\N{MINUS SIGN}", "-"))
+    return [Decimal(f"-{digits}" if sign else digits) for sign, digits in _NUMBER.findall(plain)]
+
+
+def final_number(text: str) -> Decimal | None:
+    """Return the number an answer comes down to, or None.
+
+    It is the number right after the first `####` (GSM8K's own mark of the final answer), or else
+    the last number of the text.
+    """
+    _, marker, after = text.partition(_MARKER)
+    marked = numbers(after) if marker else []
+    if marked:
+        return marked[0]
+    found = numbers(text)
+    return found[-1] if found else None
+
+
+def first_number(text: str) -> Decimal | None:
+    """Return the first number of a text, or None."""
+    found = numbers(text)
+    return found[0] if found else None
+
+
+def whole_text(text: str) -> str:
+    """Return a text with its white space made single and trimmed."""
+    return " ".join(text.split())
+
+
+EXTRACTORS: Mapping[str, Callable[[str], Decimal | str | None]] = {
+    "all": whole_text,
+    "last-number": final_number,
+    "first-number": first_number,
+}
+"""What is compared. Numbers are compared by value, so that `24.0` equals `24`."""
+
+
+def score_exact_match(prediction: str, answer: str, extract: str = "all") -> float:
+    """Score one prediction: 1.0 when what is extracted from it and from the answer are equal.
+
+    Arguments:
+        prediction: what the model said.
+        answer: the gold answer; for numbers, any text that comes down to the number.
+        extract: one of `EXTRACTORS`.
+
+    Raises:
+        UsageError: unknown extractor, or the answer holds nothing to extract.
+    """
+    if extract not in EXTRACTORS:
+        raise unknown_name("extractor", extract, EXTRACTORS)
+    expected = EXTRACTORS[extract](answer)
+    if expected is None:
+        raise UsageError(
+            f"exact-match with extract '{extract}': the gold answer {answer!r} has no number. "
+            "Use extract 'all' or correct the answer."
+        )
+    return float(EXTRACTORS[extract](prediction) == expected)
+
+
+@attrs.frozen
+class ExactMatchOptions:
+    """Options of `exact-match`."""
+
+    extract: str = option(
+        "all", "What of answer and gold answer is compared.", choices=tuple(EXTRACTORS)
+    )
+
+
+@attrs.frozen
+class ExactMatch:
+    """Generates an answer to every prompt and compares it with the gold answer.
+
+    Arguments:
+        options: what is compared.
+    """
+
+    Options = ExactMatchOptions
+    options: ExactMatchOptions = attrs.field(factory=ExactMatchOptions)
+
+    def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:
+        """Return one score per item of `split`, in the split's order.
+
+        Raises:
+            UsageError: the task has no such split, or a gold answer has no number where one is
+                asked for.
+        """
+        items = task.items(split)
+        self._check(items)
+        predictions = generate(
+            model,
+            [item.prompt for item in items],
+            max_new_tokens=task.max_new_tokens,
+            join=task.template,
+        )
+        return [
+            ItemScore(item.id, score_exact_match(text, item.answer, self.options.extract), text)
+            for item, text in zip(items, predictions, strict=True)
+        ]
+
+    def _check(self, items: Sequence[Item]) -> None:
+        """Find unusable gold answers before the model runs."""
+        for item in items:
+            try:
+                score_exact_match("", item.answer, self.options.extract)
+            except UsageError as error:
+                raise UsageError(f"item '{item.id}': {error}") from error

@@ -1,0 +1,65 @@
+"""Fine-tuning without any alignment: what the same rows and steps do on their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from attrs import validators
+
+from pktkit.adapters import LoraShape
+from pktkit.capacity import TRAINED, trainable
+from pktkit.objectives import OUTPUT_TERMS, OutputObjective
+from pktkit.options import option
+from pktkit.training import train
+from pktkit.values import Alignment, Injection
+
+if TYPE_CHECKING:
+    from pktkit.encoding import TransferData
+    from pktkit.journal import Journal
+    from pktkit.pair import LoadedModel
+
+
+@attrs.frozen
+class FineTuneOptions:
+    """Settings of plain fine-tuning."""
+
+    output: str = option("cross-entropy", "Loss on the logits.", choices=tuple(OUTPUT_TERMS))
+    train: str = option("full", "What may move: all weights, or a LoRA adapter.", choices=TRAINED)
+    rank: int = option(16, "LoRA rank.", validator=validators.ge(1))
+    alpha: float = option(16.0, "LoRA alpha; the update is scaled by alpha / rank.")
+    modules: tuple[str, ...] = option((), "Projections that carry LoRA; empty for all.")
+
+
+class FineTuneInjector:
+    """Trains the target on gold answers, on the source's predictions, or on both."""
+
+    Options = FineTuneOptions
+
+    def __init__(self, options: FineTuneOptions) -> None:
+        self.options = options
+
+    def inject(
+        self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
+    ) -> Injection:
+        """Fine-tune the target; the alignment is not read.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite.
+            PairIncompatibleError: a KL term is asked for and the tokenizers differ.
+        """
+        options = self.options
+        objective = OutputObjective(OUTPUT_TERMS[options.output](data.probe))
+        shape = None
+        if options.train == "lora":
+            shape = LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
+        with trainable(target, journal, shape=shape) as opened:
+            log = train(target, opened.parameters, data, objective, model=opened.model)
+            count = opened.count
+        return Injection(
+            "fine-tune",
+            steps=log.steps,
+            tokens=log.tokens,
+            trainable_parameters=count,
+            losses=log.losses,
+        )

@@ -1,0 +1,77 @@
+"""Activation-based transfer: latent semantic alignment (SemAlign) and its placebos."""
+
+from __future__ import annotations
+
+from pktkit.components import Component
+from pktkit.hookspecs import hookimpl
+
+_PAPER = "arXiv 2510.24208"
+
+
+@hookimpl
+def pktkit_layer_matchers() -> list[Component]:
+    """Register matching by depth and by attribution."""
+    return [
+        Component(
+            "depth",
+            "pktkit_latent.matchers:DepthMatcher",
+            "every target block with the source block at its relative depth",
+            f"{_PAPER}, layer pairing",
+        ),
+        Component(
+            "attribution",
+            "pktkit_latent.matchers:AttributionMatcher",
+            "the source's critical layer by gradient × activation",
+            f"{_PAPER}, layer attribution",
+        ),
+    ]
+
+
+@hookimpl
+def pktkit_latent_aligners() -> list[Component]:
+    """Register the semantic aligner and the self anchor."""
+    return [
+        Component(
+            "semantic",
+            "pktkit_latent.aligner:SemanticAligner",
+            "one matrix from the two LM heads: unit, tight, dual or lens",
+            f"{_PAPER}, vocabulary-defined semantics",
+        ),
+        Component(
+            "self",
+            "pktkit_latent.aligner:SelfAnchor",
+            "placebo: the target's own frozen states",
+        ),
+    ]
+
+
+@hookimpl
+def pktkit_knowledge_injectors() -> list[Component]:
+    """Register the steering injectors."""
+    return [
+        Component(
+            "one-block",
+            "pktkit_latent.injectors:OneBlockInjector",
+            "trains one block towards aligned states, cosine losses as published",
+            f"{_PAPER} v1",
+        ),
+        Component(
+            "all-blocks",
+            "pktkit_latent.injectors:AllBlocksInjector",
+            "trains the whole target with a layer term at every linked block",
+        ),
+    ]
+
+
+@hookimpl
+def pktkit_strategies() -> list[Component]:
+    """Register the recipes and their placebos."""
+    names = {
+        "latent": "LATENT",
+        "latent-v1": "LATENT_V1",
+        "random": "RANDOM",
+        "shuffled": "SHUFFLED",
+        "identity-self": "IDENTITY_SELF",
+    }
+    module = "pktkit_latent.strategies"
+    return [Component(name, f"{module}:{attribute}") for name, attribute in names.items()]

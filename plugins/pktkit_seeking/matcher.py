@@ -1,0 +1,93 @@
+"""Layer matching by sensitivity (arXiv 2310.11451, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+
+from pktkit.errors import NonFiniteError
+from pktkit.options import option
+from pktkit.values import LayerLink, LayerMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pktkit.families import Anatomy
+    from pktkit.pair import ModelPair
+    from pktkit.probe import Probe
+
+
+def block_scores(anatomy: Anatomy, sensitivities: Mapping[str, Tensor]) -> tuple[float, ...]:
+    """Return `Σ S(w)` over every parameter of each block, norms and biases included.
+
+    Arguments:
+        anatomy: of the model the sensitivities belong to.
+        sensitivities: one tensor per parameter name.
+
+    Raises:
+        NonFiniteError: a block's score is not finite.
+    """
+    scores = []
+    for block in range(anatomy.n_blocks):
+        names = anatomy.block_parameters(block)
+        score = sum(float(sensitivities[name].sum(dtype=torch.float64)) for name in names)
+        if not math.isfinite(score):
+            raise NonFiniteError(
+                f"the sensitivity of source block {block} is {score:g}. Try --dtype float32."
+            )
+        scores.append(score)
+    return tuple(scores)
+
+
+def most_sensitive(scores: Sequence[float], count: int) -> tuple[int, ...]:
+    """Return the indices of the `count` largest scores, ascending; ties keep lower indices."""
+    ranked = sorted(range(len(scores)), key=lambda block: (-scores[block], block))
+    return tuple(sorted(ranked[:count]))
+
+
+@attrs.frozen
+class SensitivityOptions:
+    """Settings of sensitivity matching."""
+
+    split: str = option("extract", "Split whose answers the sensitivities are taken on.")
+
+
+class SensitivityMatcher:
+    """Keeps as many of the source's most sensitive blocks as the target has, in their order.
+
+    The i-th kept source block is paired with target block i. A source with fewer blocks than
+    the target keeps all of them, and the target's last blocks are paired with none.
+    """
+
+    Options = SensitivityOptions
+
+    def __init__(self, options: SensitivityOptions) -> None:
+        self.options = options
+
+    def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
+        """Return one link per kept source block.
+
+        Raises:
+            NonFiniteError: a block's sensitivity is not finite.
+        """
+        target_blocks = pair.target.anatomy.n_blocks
+        scores = block_scores(pair.source.anatomy, probe.sensitivities(self.options.split))
+        kept = most_sensitive(scores, target_blocks)
+        note = ""
+        if len(kept) < target_blocks:
+            note = (
+                f"the source has {len(kept)} blocks: target blocks {len(kept)} to "
+                f"{target_blocks - 1} receive nothing from it"
+            )
+        return LayerMap(
+            links=[LayerLink(target, (source,)) for target, source in enumerate(kept)],
+            source_blocks=len(scores),
+            target_blocks=target_blocks,
+            method="sensitivity",
+            scores=scores,
+            note=note,
+        )

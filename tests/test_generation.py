@@ -1,0 +1,152 @@
+"""Batched generation and likelihoods equal what each prompt gives alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from pktkit.encoding import encode_item, template
+from pktkit.errors import UsageError
+from pktkit.generation import continuation_logprobs, end_ids, generate, score_continuations
+from pktkit.pair import LoadedModel
+from pktkit.tasks.base import Item
+from pktkit.testing import tiny_loaded
+
+LEARNED_POSITIONS = ("gpt2", "opt")
+CHECKED = (*LEARNED_POSITIONS, "llama", "gemma2")
+SIZES = {"gemma2": {"sliding_window": 6}, "opt": {"max_position_embeddings": 64}}
+
+
+def prompts(count: int, longest: int = 12) -> list[str]:
+    rng = random.Random(3)
+    return [
+        " ".join(f"t{rng.randrange(57)}" for _ in range(rng.randint(1, longest)))
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module", params=CHECKED)
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    return tiny_loaded(request.param, blocks=2, **SIZES.get(request.param, {}))
+
+
+@pytest.fixture(scope="module")
+def llama() -> LoadedModel:
+    return tiny_loaded("llama", blocks=2)
+
+
+def by_hand(model: LoadedModel, prompt: str, steps: int) -> str:
+    """Generate without padding, cache or batches."""
+    ids = model.tokenizer(prompt)["input_ids"]
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(steps):
+            token = int(model.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+            if token == model.tokenizer.eos_token_id:
+                break
+            ids = [*ids, token]
+    return model.tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
+
+
+def test_batched_equals_one_by_one(loaded: LoadedModel) -> None:
+    texts = prompts(16)
+    assert len({len(text.split()) for text in texts}) > 4
+    expected = [by_hand(loaded, text, 6) for text in texts]
+    assert generate(loaded, texts, max_new_tokens=6) == expected
+    assert generate(loaded, texts, max_new_tokens=6, batch_tokens=64) == expected
+    assert [generate(loaded, [text], max_new_tokens=6)[0] for text in texts] == expected
+    assert len(set(expected)) > 4
+
+
+def test_one_new_token(loaded: LoadedModel) -> None:
+    texts = prompts(9)
+    assert generate(loaded, texts, max_new_tokens=1) == [by_hand(loaded, t, 1) for t in texts]
+
+
+def test_answers_end_at_the_end_of_sequence(llama: LoadedModel) -> None:
+    texts = prompts(24)
+    lengths = {len(answer.split()) for answer in generate(llama, texts, max_new_tokens=30)}
+    full = [by_hand(llama, text, 30) for text in texts]
+    assert generate(llama, texts, max_new_tokens=30) == full
+    assert len(lengths) > 2 and min(lengths) < 20, "some rows must end early, at different steps"
+
+
+def test_several_ends_of_sequence() -> None:
+    model = tiny_loaded("llama", blocks=2)
+    assert end_ids(model) == {2}
+    assert model.model.generation_config is not None
+    model.model.generation_config.eos_token_id = [2, 3, 17]
+    assert end_ids(model) == {2, 3}, "17 is an ordinary token of this tokenizer"
+
+
+@pytest.mark.parametrize("family", LEARNED_POSITIONS)
+def test_generation_stops_at_the_last_position(family: str) -> None:
+    size = {"gpt2": "n_positions", "opt": "max_position_embeddings"}[family]
+    model = tiny_loaded(family, blocks=2, **{size: 32})
+    texts = ["t1", " ".join(["t5"] * 27)]
+    alone = [generate(model, [text], max_new_tokens=50)[0] for text in texts]
+    assert generate(model, texts, max_new_tokens=50) == alone
+    assert len(alone[1].split()) <= 4
+    with pytest.raises(UsageError, match="prompt 0 has 33 tokens.*32 positions"):
+        generate(model, [" ".join(["t5"] * 32)], max_new_tokens=1)
+
+
+def test_order_empty_input_and_bad_numbers(llama: LoadedModel) -> None:
+    texts = prompts(10)
+    answers = generate(llama, texts, max_new_tokens=4)
+    assert generate(llama, texts[::-1], max_new_tokens=4) == answers[::-1]
+    assert generate(llama, [], max_new_tokens=4) == []
+    with pytest.raises(UsageError, match="at least 1"):
+        generate(llama, texts, max_new_tokens=0)
+
+
+def test_training_mode_is_put_back() -> None:
+    model = tiny_loaded("llama", blocks=2)
+    model.model.train()
+    generate(model, ["t1"], max_new_tokens=2)
+    assert model.model.training
+
+
+def test_continuations_equal_one_forward_pass_each(loaded: LoadedModel) -> None:
+    texts = prompts(6)
+    choices = [["t1", "t2", "t3 t4", "t3 t5"], ["t9 t9 t9"], *([["t7", "t8"]] * 4)]
+    scored = continuation_logprobs(loaded, texts, choices)
+    for prompt, row, values in zip(texts, choices, scored, strict=True):
+        for choice, value in zip(row, values, strict=True):
+            item = encode_item(loaded.tokenizer, Item("x", prompt, choice), template("plain"), 99)
+            assert item is not None
+            ids = torch.tensor([item.input_ids[:-1]])
+            with torch.no_grad():
+                logprobs = loaded.model(input_ids=ids).logits[0].log_softmax(-1)
+            places = range(item.supervised - 1, ids.shape[1] - 1)
+            expected = sum(float(logprobs[i, ids[0, i + 1]]) for i in places)
+            assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_continuations_count_tokens_and_share_contexts(llama: LoadedModel) -> None:
+    calls = []
+    handle = llama.model.register_forward_hook(
+        lambda module, args, kwargs, output: calls.append(kwargs["input_ids"].shape[0]),
+        with_kwargs=True,
+    )
+    try:
+        scored = score_continuations(llama, ["t1 t2"], [["t3", "t4", "t5 t6 t7"]])
+    finally:
+        handle.remove()
+    assert [c.tokens for c in scored[0]] == [1, 1, 3]
+    assert calls == [1, 1] or calls == [2]
+
+
+def test_choice_without_tokens_is_refused(llama: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="has no tokens to score"):
+        continuation_logprobs(llama, ["t1"], [[""]])
+
+
+def test_templates_reach_the_prompt(llama: LoadedModel) -> None:
+    plain = continuation_logprobs(llama, ["t1"], [["t2"]])
+    tulu = continuation_logprobs(llama, ["t1"], [["t2"]], join="tulu")
+    assert plain != tulu
+    with pytest.raises(UsageError, match="unknown template"):
+        generate(llama, ["t1"], max_new_tokens=1, join="alpaca")
