@@ -56,7 +56,8 @@ SETTINGS = (
 NULL_SETTINGS = (
     *(Setting(3, 500, effect, effect=0.0) for effect in (0.0, 0.05, 0.1, 0.2, 0.6)),
     Setting(3, 500, 0.1, "collapse", effect=0.0),
-    Setting(3, 50, 0.05, effect=0.0),
+    Setting(3, 30, 0.05, effect=0.0),
+    Setting(2, 500, 0.1, effect=0.0),
     Setting(5, 500, 0.1, effect=0.0),
 )
 
@@ -68,9 +69,7 @@ def seed_effects(setting: Setting, count: int, rng: np.random.Generator) -> Floa
     return rng.standard_normal(count) * setting.seed_effect
 
 
-def strategy_scores(
-    setting: Setting, easiness: FloatArray, rng: np.random.Generator
-) -> FloatArray:
+def strategy_scores(setting: Setting, easiness: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Draw right (1) or wrong (0) for a strategy, `[seeds, items]`."""
     ability = TARGET_ABILITY + setting.effect + seed_effects(setting, setting.seeds, rng)
     noise = NOISE * rng.standard_normal((setting.seeds, setting.items))
@@ -114,9 +113,7 @@ def false_positives(setting: Setting, simulations: int, draws: int) -> tuple[flo
         easiness = EASINESS * rng.standard_normal(setting.items)
         reference = strategy_scores(setting, easiness, rng)
         p_values = [
-            paired_evidence(
-                strategy_scores(setting, easiness, rng) - reference, n_boot=draws
-            ).p
+            paired_evidence(strategy_scores(setting, easiness, rng) - reference, n_boot=draws).p
             for _ in range(3)
         ]
         corrected += min(holm(p_values)) < 0.05

@@ -134,7 +134,8 @@ class Strategy:
         matcher, aligner, injector: the three stages; `None` skips a stage (plain fine-tuning
             has no matcher and no aligner; the untouched models have none at all).
         role: one of `ROLES`; all but `method` stand beside every comparison.
-        isolates: for a placebo, the ingredient it takes away, as the subject of a sentence.
+        placebo_of: for a placebo, the methods whose ingredient it takes away; empty for all.
+        isolates: for a placebo, that ingredient, to follow "profits from".
         budget: fields of `pktkit.training.Budget` that the method itself fixes.
         summary, reference: for listings and reports.
     """
@@ -144,6 +145,7 @@ class Strategy:
     aligner: Choice | None = None
     injector: Choice | None = None
     role: str = attrs.field(default="method", validator=attrs.validators.in_(ROLES))
+    placebo_of: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     isolates: str = ""
     budget: Mapping[str, Any] = attrs.field(factory=dict)
     summary: str = ""

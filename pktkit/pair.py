@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,9 @@ def load_pair(
     return ModelPair(source=loaded, target=load_model(target, dtype=dtype, device=device))
 
 
-def save_model(handle: LoadedModel, directory: str | Path) -> Path:
+def save_model(
+    handle: LoadedModel, directory: str | Path, *, extra: Mapping[str, str] | None = None
+) -> Path:
     """Write a model with tokenizer and generation configuration, and verify what was written.
 
     The directory appears complete or not at all.
@@ -139,6 +142,7 @@ def save_model(handle: LoadedModel, directory: str | Path) -> Path:
     Arguments:
         handle: the model.
         directory: new or empty.
+        extra: further text files by name.
 
     Returns:
         The directory.
@@ -148,7 +152,7 @@ def save_model(handle: LoadedModel, directory: str | Path) -> Path:
             not read back bit for bit.
     """
     path = Path(directory).expanduser()
-    write_model(handle.model, handle.tokenizer, path)
+    write_model(handle.model, handle.tokenizer, path, extra=extra)
     return path
 
 

@@ -51,6 +51,7 @@ _KEYS = (
     "summary",
     "reference",
     "role",
+    "placebo_of",
     "isolates",
     "matcher",
     "aligner",
@@ -105,7 +106,9 @@ def parse_recipe(text: str, where: str = "recipe") -> Strategy:
             guess = did_you_mean(str(key), _KEYS)
             raise UsageError(f"{where}: unknown key '{key}'.{guess} Known: {', '.join(_KEYS)}.")
     fields = {key: value for key, value in content.items() if value is not None}
-    stages = {kind.value: _choice(fields.pop(kind.value, None), where, kind) for kind in STAGES}
+    stages: dict[str, Any] = {
+        kind.value: _choice(fields.pop(kind.value, None), where, kind) for kind in STAGES
+    }
     _check_plain_fields(fields, where)
     return Strategy(**fields, **stages)
 
@@ -131,11 +134,15 @@ def dump_recipe(strategy: Strategy) -> str:
             value = {"name": value.name, **value.options} if value.options else value.name
         content[key] = _plain(value)
     try:
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        written = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        if not written.replace("\n", "").isprintable():
+            # YAML reads some invisible characters, such as U+0085, as line breaks.
+            written = yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
     except yaml.YAMLError as error:
         raise UsageError(
             f"strategy '{strategy.name}' cannot be written as a recipe: {_one_line(error)}."
         ) from error
+    return written
 
 
 @attrs.frozen
@@ -160,8 +167,9 @@ class Override:
         if self.stage == "budget":
             return attrs.evolve(strategy, budget={**strategy.budget, self.option: self.value})
         choice: Choice = getattr(strategy, self.stage)
-        changed = attrs.evolve(choice, options={**choice.options, self.option: self.value})
-        return attrs.evolve(strategy, **{self.stage: changed})
+        options = {**choice.options, self.option: self.value}
+        changes: dict[str, Any] = {self.stage: attrs.evolve(choice, options=options)}
+        return attrs.evolve(strategy, **changes)
 
 
 def parse_override(text: str) -> Override:
@@ -299,6 +307,9 @@ def _check_plain_fields(fields: Mapping[str, Any], where: str) -> None:
         raise UsageError(
             f"{where}: role must be one of {', '.join(ROLES)}, got {fields['role']!r}."
         )
+    methods = fields.get("placebo_of", [])
+    if not isinstance(methods, list) or not all(isinstance(name, str) for name in methods):
+        raise UsageError(f"{where}: placebo_of must be a list of strategies, got {methods!r}.")
     if not isinstance(fields.get("budget", {}), dict):
         raise UsageError(f"{where}: budget must be a mapping, got {fields['budget']!r}.")
 

@@ -89,7 +89,7 @@ def test_generation_stops_at_the_last_position(family: str) -> None:
     alone = [generate(model, [text], max_new_tokens=50)[0] for text in texts]
     assert generate(model, texts, max_new_tokens=50) == alone
     assert len(alone[1].split()) <= 4
-    with pytest.raises(UsageError, match="prompt 0 has 33 tokens.*32 positions"):
+    with pytest.raises(UsageError, match=r"prompt 0 has 33 tokens.*32 positions"):
         generate(model, [" ".join(["t5"] * 32)], max_new_tokens=1)
 
 

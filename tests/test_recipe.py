@@ -9,7 +9,7 @@ import typing
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pktkit.components import ROLES, Choice, Component, Kind, Strategy
@@ -173,14 +173,14 @@ def test_options_describe_themselves():
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
 option_names = names.filter(lambda name: name != "name")
-texts = st.text(st.characters(exclude_categories=("Cs",)))
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=5,
+    max_leaves=4,
 )
-choices = st.builds(Choice, names, st.dictionaries(option_names, values, max_size=3))
+choices = st.builds(Choice, names, st.dictionaries(option_names, values, max_size=2))
 recipes = st.builds(
     Strategy,
     name=names,
@@ -188,13 +188,16 @@ recipes = st.builds(
     aligner=st.none() | choices,
     injector=st.none() | choices,
     role=st.sampled_from(ROLES),
+    placebo_of=st.lists(names, max_size=2).map(tuple),
     isolates=texts,
-    budget=st.dictionaries(option_names, values, max_size=3),
+    budget=st.dictionaries(option_names, values, max_size=2),
     summary=texts,
     reference=texts,
 )
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(Strategy("a", summary="\x85 \u2028 \ufeff", reference="é → ×"))
 @given(recipes)
 def test_a_recipe_reads_back_as_it_was(strategy):
     assert parse_recipe(dump_recipe(strategy)) == strategy
@@ -238,6 +241,7 @@ def test_short_and_long_stages(tmp_path):
         ("name: a\nmatcher: {rank: 5}", "must be a component's name or a mapping with 'name'"),
         ("name: a\nmatcher: {name: b, 5: 5}", "option names must be text"),
         ("name: a\nrole: teacher", "role must be one of method, "),
+        ("name: a\nplacebo_of: latent", "placebo_of must be a list of strategies"),
         ("name: a\nisolates: 5", "isolates must be text"),
         ("name: a\nbudget: 100", "budget must be a mapping"),
         ("name: a\nsummary: 5", "summary must be text"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,27 +20,51 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def write_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
-) -> None:
-    """Write model, generation configuration and tokenizer, verify them, then put them in place.
-
-    Everything goes to a temporary sibling first, so `directory` never holds half a checkpoint.
+def require_writable(directory: Path) -> None:
+    """Check, before any work is done for it, that a checkpoint could be written here.
 
     Raises:
-        UsageError: `directory` is a file, is not empty, cannot be written, or what was written
-            does not read back bit for bit.
+        UsageError: `directory` is a file, is not empty, or its parent cannot be written to.
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"cannot save to '{directory}': it is a file.")
     if directory.is_dir() and any(directory.iterdir()):
         raise UsageError(f"cannot save to '{directory}': it is not empty. Choose a new directory.")
+    trial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.trial"
+    try:
+        trial.mkdir(parents=True)
+        trial.rmdir()
+    except OSError as error:
+        raise UsageError(f"cannot save to '{directory}': {short_reason(error)}.") from error
+
+
+def write_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write model, generation configuration and tokenizer, verify them, then put them in place.
+
+    Everything goes to a temporary sibling first, so `directory` never holds half a checkpoint.
+
+    Arguments:
+        extra: further text files by name.
+
+    Raises:
+        UsageError: `directory` is a file, is not empty, cannot be written, or what was written
+            does not read back bit for bit.
+    """
+    require_writable(directory)
     partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         partial.mkdir(parents=True)
         with quiet():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+        for name, text in (extra or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
         verify_saved(model, partial)
         os.replace(partial, directory)
     except (OSError, ValueError, SafetensorError) as error:

@@ -70,12 +70,15 @@ class CellRunner:
             result = CellResult(key, error=str(error))
         except Exception as error:
             result = CellResult(key, error=f"{type(error).__name__}: {error}")
-        seconds = {**result.seconds, "total": time.perf_counter() - start}
+        rest = time.perf_counter() - start - sum(result.seconds.values())
+        seconds = {**result.seconds, "other": rest}
         return attrs.evolve(result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device))
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
+        start = time.perf_counter()
         model = self.pair.source if strategy.role == "source" else self.pair.target
-        return CellResult(key, scores=self._evaluate(model, key.task))
+        scores = self._evaluate(model, key.task)
+        return CellResult(key, scores=scores, seconds={"evaluate": time.perf_counter() - start})
 
     def _transferred(
         self, key: CellKey, strategy: Strategy, progress: CellProgress | None

@@ -203,9 +203,7 @@ def _paired_seeds(row: _Gathered, reference: _Gathered) -> list[int]:
     return sorted(set(row.scores) & set(reference.scores))
 
 
-def _contrast(
-    row: _Gathered, reference: _Gathered, test: _Test, looks: int
-) -> Contrast | None:
+def _contrast(row: _Gathered, reference: _Gathered, test: _Test, looks: int) -> Contrast | None:
     """Contrast two rows on their common seeds; None if they have none."""
     seeds = _paired_seeds(row, reference)
     if not seeds:

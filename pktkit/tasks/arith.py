@@ -21,8 +21,8 @@ SIGNS: dict[str, Callable[[int, int], int]] = {
     "-": lambda left, right: left - right,
     "*": lambda left, right: left * right,
 }
-STARTS, CHANGES, FACTORS = range(2, 31), range(1, 10), range(2, 4)
-LARGEST = 99
+STARTS, CHANGES, FACTORS = range(2, 21), range(1, 10), range(2, 4)
+LARGEST = 60
 SIZES = {"train": 1500, "align": 96, "extract": 96, "dev": 400, "test": 500}
 
 Step = tuple[str, int]

@@ -12,17 +12,17 @@ from pktkit.tasks.splitting import Example, deal, held_out
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "max": max,
     "min": min,
-    "add": lambda left, right: (left + right) % 10,
-    "sub": lambda left, right: (left - right) % 10,
+    "sum": lambda left, right: min(9, left + right),
+    "gap": lambda left, right: abs(left - right),
 }
-COMMUTATIVE = frozenset({"max", "min", "add"})
+"""All of them commutative, which `canonical` relies on."""
 SIZES = {"train": 4096, "align": 128, "extract": 128, "dev": 1000, "test": 1000}
 
 Tree = int | tuple[str, "Tree", "Tree"]
 
 
 def parse(prompt: str) -> Tree:
-    """Read an expression in prefix notation, e.g. `max 3 add 2 5 =`."""
+    """Read an expression in prefix notation, e.g. `max 3 sum 2 5 =`."""
     words = iter(prompt.split())
 
     def read() -> Tree:
@@ -41,16 +41,13 @@ def value(tree: Tree) -> int:
 
 
 def canonical(prompt: str) -> str:
-    """Return the expression with the operands of commutative operations in a fixed order."""
+    """Return the expression with the operands of every operation in a fixed order."""
 
     def write(tree: Tree) -> str:
         if isinstance(tree, int):
             return str(tree)
         operation, *operands = tree
-        written = [write(operand) for operand in operands]
-        if operation in COMMUTATIVE:
-            written.sort()
-        return f"({operation} {' '.join(written)})"
+        return f"({operation} {' '.join(sorted(map(write, operands)))})"
 
     return write(parse(prompt))
 
@@ -89,9 +86,9 @@ def task() -> Task:
         splits=deal("compose", examples(), SIZES),
         evaluator=Choice("exact-match", {"extract": "all"}),
         card=TaskCard(
-            summary="Nested operations on digits (max, min, add and sub modulo 10), without steps.",
+            summary="Nested max, min, sum (9 at most) and gap of digits, no step in between shown.",
             metric="exact match",
-            splitting="the expression with operands of commutative operations put in order",
+            splitting="the expression with the operands of every operation put in order",
         ),
         max_new_tokens=3,
     )

@@ -47,6 +47,7 @@ SHARES: Mapping[str, float] = {
 """Expected share of the rows in each split, when the rows name none."""
 
 NEW_TOKENS: Mapping[str, int] = {"last-number": 256, "choice": 8, "all": 64}
+"""How far generation may go, by the kind of answer."""
 
 
 def resolve_task(
@@ -103,7 +104,6 @@ def _task(path: Path, described: Mapping[str, Any], template: str, name: str | N
     find_template(template)
     rows = _all_rows(path, described["rows"], name)
     _refuse_repeats(rows)
-    splits = _splits(rows, path)
     kind, evaluator = _evaluator(rows, path)
     given = described.get("evaluator")
     if given is not None:
@@ -111,19 +111,22 @@ def _task(path: Path, described: Mapping[str, Any], template: str, name: str | N
         evaluator = Choice(options.pop("name"), options)
     return Task(
         name=name,
-        splits=splits,
+        splits=_splits(rows, path),
         evaluator=evaluator,
-        card=TaskCard(
-            summary=described.get("summary", f"Rows of {path.name}."),
-            metric=_METRICS.get(evaluator.name, evaluator.name),
-            splitting="the prompt, regardless of case and white space"
-            if not rows[0].split
-            else "as the rows say; no prompt is in two splits",
-            overlap="not examined beyond equal prompts",
-        ),
+        card=_card(described.get("summary", f"Rows of {path.name}."), evaluator, rows),
         max_new_tokens=described.get("max_new_tokens", NEW_TOKENS[kind]),
         template=template,
         budget=described.get("budget", {}),
+    )
+
+
+def _card(summary: str, evaluator: Choice, rows: Sequence[Row]) -> TaskCard:
+    hashed = "the prompt, regardless of case and white space"
+    return TaskCard(
+        summary=summary,
+        metric=_METRICS.get(evaluator.name, evaluator.name),
+        splitting="as the rows say; no prompt is in two splits" if rows[0].split else hashed,
+        overlap="not examined beyond equal prompts",
     )
 
 
@@ -188,9 +191,10 @@ def _refuse_repeats(rows: Iterable[Row]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for row in rows:
         for what, key in (("prompt", normalised(row.item.prompt)), ("id", row.item.id)):
-            first = seen.setdefault((what, key), row.where)
-            if first != row.where:
+            if (what, key) in seen:
+                first = seen[what, key]
                 raise UsageError(f"{row.where}: the {what} is the same as at {first}.")
+            seen[what, key] = row.where
 
 
 def _all_rows(path: Path, rows: str | Mapping[str, str], name: str) -> list[Row]:

@@ -53,12 +53,12 @@ def source_course() -> Course:
     nested = tuple(compose.pretraining())
     return Course(
         lessons=(
-            Lesson("compose", nested, steps=3600, batch_size=128),
-            Lesson("compose-single", tuple(compose.primitives()), steps=200, batch_size=128),
-            Lesson("facts", tuple(facts.pretraining(facts.KNOWN_TO_SOURCE)), 900, 64),
+            Lesson("compose", nested, steps=2600, batch_size=128),
+            Lesson("compose-single", tuple(compose.primitives()), steps=100, batch_size=128),
+            Lesson("facts", tuple(facts.pretraining(facts.KNOWN_TO_SOURCE)), 700, 64),
             Lesson("arith", tuple(arith.pretraining()), 1000, 48),
             Lesson("code", tuple(code.pretraining()), 800, 48),
-            Lesson("edits", tuple(edits.pretraining()), 1600, 64),
+            Lesson("edits", tuple(edits.pretraining()), 1000, 64),
         ),
         learning_rate=2.5e-3,
         seed=1,

@@ -52,7 +52,7 @@ class Course:
     lessons: tuple[Lesson, ...]
     learning_rate: float
     seed: int
-    weight_decay: float = 0.05
+    weight_decay: float = 0.1
     warmup: int = 100
 
     @property

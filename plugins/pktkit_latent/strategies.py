@@ -34,6 +34,7 @@ RANDOM = attrs.evolve(
         "semantic", {"map": "lens", "interface": "residual", "placebo": "random-map"}
     ),
     role="placebo",
+    placebo_of=("latent",),
     isolates="the meaning of its map",
     summary="placebo: latent with a meaningless map of equal norm",
     reference="",
@@ -46,6 +47,7 @@ SHUFFLED = attrs.evolve(
         "semantic", {"map": "lens", "interface": "residual", "placebo": "shuffled-items"}
     ),
     role="placebo",
+    placebo_of=("latent",),
     isolates="what the source computes for the item at hand",
     summary="placebo: latent with the source states of other items",
     reference="",
@@ -56,6 +58,7 @@ IDENTITY_SELF = attrs.evolve(
     name="identity-self",
     aligner=Choice("self", {"interface": "residual"}),
     role="placebo",
+    placebo_of=("latent",),
     isolates="the source as a whole",
     summary="placebo: the target anchored to its own frozen states, no source",
     reference="",

@@ -184,7 +184,7 @@ def block_matrices(
                 name=name,
                 value=value,
                 scores=canonical(ours[name], sensitivities[ours[name].parameter]).to(value.device),
-                shape=tuple(projection.read(pair.target.model).shape),
+                shape=_shape(projection.read(pair.target.model)),
             )
 
 
@@ -210,7 +210,7 @@ def vocabulary_matrices(
             name=name,
             value=value.T if embed else value,
             scores=scores.T if embed else scores,
-            shape=(theirs.shape[1], theirs.shape[0]) if embed else tuple(theirs.shape),
+            shape=_shape(theirs.T if embed else theirs),
         )
 
 
@@ -228,6 +228,10 @@ def canonical(projection: Projection, stored: Tensor) -> Tensor:
 def parameter_name(model: LoadedModel, parameter: Tensor) -> str:
     """Return a parameter's name in `named_parameters()`, where tied weights appear once."""
     return next(name for name, each in model.model.named_parameters() if each is parameter)
+
+
+def _shape(matrix: Tensor) -> tuple[int, int]:
+    return int(matrix.shape[0]), int(matrix.shape[1])
 
 
 def _described(matrix: Matrix, window: Window, energy: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ BAND = 1 << 22
 """Matrix elements or window positions handled at a time."""
 
 _TOTAL_BITS = 61
-_LARGEST_EXPONENT = 1000
+_LARGEST_EXPONENT = 1023
 
 
 @attrs.frozen
@@ -92,9 +92,7 @@ def best_window(
     return _window(table, place, height, width)
 
 
-def random_window(
-    scores: Tensor, shape: tuple[int, int], *, generator: torch.Generator
-) -> Window:
+def random_window(scores: Tensor, shape: tuple[int, int], *, generator: torch.Generator) -> Window:
     """Return a uniformly drawn window, the control for `best_window`.
 
     Arguments and errors as for `best_window`.

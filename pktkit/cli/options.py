@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pktkit.errors import UsageError
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--source --target --dtype --device --max-length`."""
+    decorators = (
+        click.option("--source", help="Source model: directory or hub id. Default: embedded."),
+        click.option("--target", help="Target model: directory or hub id. Default: embedded."),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="float32",
+            show_default=True,
+            help="Precision of both models.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="Torch device."),
+        click.option(
+            "--max-length",
+            type=click.IntRange(min=2),
+            default=512,
+            show_default=True,
+            help="Longest sequence in tokens.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def chosen_pair(source: str | None, target: str | None) -> tuple[str, str, bool]:
+    """Return both models, and whether they are the embedded pair.
+
+    Raises:
+        UsageError: only one of the two is given.
+    """
+    if (source is None) != (target is None):
+        missing = "--source" if source is None else "--target"
+        raise UsageError(
+            f"{missing} is missing: give both models, or neither for the embedded pair."
+        )
+    if source is None or target is None:
+        from pktkit.zoo import pair_paths
+
+        embedded_source, embedded_target = pair_paths()
+        return str(embedded_source), str(embedded_target), True
+    return source, target, False
+
+
+def names(text: str) -> list[str]:
+    """Split a comma list."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,132 @@
+"""`pktkit transfer`: run one strategy and save the target that comes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from pktkit.cli.context import AppContext, pass_app
+from pktkit.cli.options import chosen_pair, model_options
+from pktkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pktkit.components import Strategy
+    from pktkit.pair import ModelPair
+    from pktkit.registry import Registry
+    from pktkit.tasks.base import Task
+
+RECORD = "transfer.json"
+"""Beside the model: what was done to it."""
+
+
+@click.command()
+@click.option("--strategy", required=True, help="A registered strategy or a recipe file (.yaml).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty.")
+@click.option("--task", "task_name", help="Task or file of rows. Default, embedded: compose.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@model_options
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="STAGE.OPTION=VALUE",
+    help="Change an option, e.g. aligner.map=unit or budget.steps=100. Repeatable.",
+)
+@pass_app
+def transfer(
+    app: AppContext,
+    strategy: str,
+    out: Path,
+    task_name: str | None,
+    seed: int,
+    source: str | None,
+    target: str | None,
+    dtype: str,
+    device: str,
+    max_length: int,
+    overrides: tuple[str, ...],
+) -> None:
+    """Transfer knowledge into the target and write it as a checkpoint.
+
+    The directory loads with AutoModelForCausalLM and AutoTokenizer. It appears complete or
+    not at all.
+    """
+    from pktkit.checkpoints import require_writable
+    from pktkit.compare.plan import choose_strategies, choose_task
+    from pktkit.recipe import apply_all
+
+    log, registry = app.log, app.registry
+    source, target, embedded = chosen_pair(source, target)
+    if task_name is None and not embedded:
+        raise UsageError("--task is needed with --source and --target, e.g. --task rows.jsonl.")
+    chosen = choose_strategies(registry, [strategy], controls=False)[:1]
+    if overrides:
+        chosen = apply_all(chosen, overrides, registry)
+    if chosen[0].injector is None:
+        raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
+    task = choose_task(registry, task_name or "compose")
+    require_writable(out)
+
+    from pktkit.pair import load_pair
+
+    pair = load_pair(source, target, dtype=dtype, device=device)
+    record = _run(chosen[0], pair, task, registry, seed=seed, max_length=max_length, out=out)
+    log.info("transferred", strategy=strategy, **record["summary"])
+    click.echo(f"wrote    {out}")
+
+
+def _run(
+    strategy: Strategy,
+    pair: ModelPair,
+    task: Task,
+    registry: Registry,
+    *,
+    seed: int,
+    max_length: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Transfer inside a journal, save and verify; the record lies beside the weights."""
+    from pktkit.encoding import TransferData
+    from pktkit.journal import Journal
+    from pktkit.pair import save_model
+    from pktkit.probe import Probe
+    from pktkit.settings import ProbeSettings
+    from pktkit.transfer import budget_for, run_transfer, transfer_rows
+
+    probe = Probe(pair, task, settings=ProbeSettings(max_length=max_length))
+    budget = budget_for(task, strategy)
+    rows = transfer_rows(len(probe.encoded("train").items), budget, seed)
+    with Journal(pair.target) as journal:
+        done = run_transfer(
+            strategy,
+            pair,
+            probe,
+            TransferData(probe, rows, budget, seed),
+            journal,
+            registry,
+            task=task.name,
+        )
+        changed = journal.changed()
+    injection = done.injection
+    record = {
+        "strategy": attrs.asdict(strategy, filter=lambda field, value: bool(value)),
+        "source": pair.source.name,
+        "target": pair.target.name,
+        "task": task.name,
+        "seed": seed,
+        "budget": attrs.asdict(budget),
+        "layer_map": "" if done.layer_map is None else str(done.layer_map),
+        "alignment": {} if done.alignment is None else dict(done.alignment.diagnostics),
+        "injection": {} if injection is None else attrs.asdict(injection),
+        "changed_parameters": list(changed),
+        "summary": {
+            "steps": injection.steps if injection else 0,
+            "changed": f"{len(changed)} parameters",
+        },
+    }
+    save_model(pair.target, out, extra={RECORD: json.dumps(record, indent=2, default=str)})
+    return record

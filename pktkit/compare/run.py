@@ -1,0 +1,117 @@
+"""A comparison from plan to report."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.report.summary import summarise
+from pktkit.transfer import budget_for
+
+if TYPE_CHECKING:
+    from pktkit.compare.cells import CellProgress
+    from pktkit.registry import Registry
+    from pktkit.report.records import Summary
+    from pktkit.report.rundir import RunDirectory
+    from pktkit.values import CellResult
+
+REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
+
+
+@attrs.frozen(eq=False)
+class Watcher:
+    """Who is told what happens during a run.
+
+    Arguments:
+        step: called with (cell, step, steps, loss).
+        finished: called with each cell's result.
+    """
+
+    step: CellProgress = lambda key, step, steps, loss: None
+    finished: Callable[[CellResult], None] = lambda result: None
+
+
+def run_comparison(
+    plan: Plan,
+    registry: Registry,
+    directory: RunDirectory,
+    *,
+    jobs: int | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Run every cell, record each as it finishes, and write the report.
+
+    Arguments:
+        plan: what to run.
+        registry: for tasks, and for the plugins that contribute to the report.
+        directory: receives cells, results and report.
+        jobs: worker processes; 0 runs in this process, None chooses.
+
+    Raises:
+        PktkitError: a model cannot be loaded, or a worker died.
+    """
+    watcher = watcher or Watcher()
+    cells = plan.cells()
+    if jobs is None:
+        jobs = default_jobs(
+            len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+        )
+    results = []
+    with tempfile.TemporaryDirectory(prefix="pktkit-") as cache:
+        for result in run_cells(plan, cells, jobs=jobs, cache=Path(cache), progress=watcher.step):
+            directory.append_cell(result)
+            watcher.finished(result)
+            results.append(result)
+    position = {key: index for index, key in enumerate(cells)}
+    results.sort(key=lambda result: position[result.key])
+    summary = summarise(
+        results,
+        roles={strategy.name: strategy.role for strategy in plan.strategies},
+        meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
+        placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
+        plan=describe_plan(plan, registry),
+    )
+    directory.finish(summary, results)
+    return summary
+
+
+def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
+    """Return what determines the scores, JSON-serialisable and without times."""
+    return {
+        "pair": attrs.asdict(plan.pair),
+        "tasks": list(plan.tasks),
+        "split": plan.split,
+        "seeds": list(plan.seeds),
+        "strategies": {
+            strategy.name: {
+                **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
+                "budget": {
+                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
+                    for task in plan.tasks
+                }
+                if strategy.injector
+                else {},
+            }
+            for strategy in plan.strategies
+        },
+        "probe": attrs.asdict(plan.settings),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
+    }
+
+
+def checkpoint_bytes(plan: Plan) -> int:
+    """Return the size of both local checkpoints; hub ids not yet on disk count as large."""
+    total = 0
+    for location in (plan.pair.source, plan.pair.target):
+        files = list(Path(location).glob("*.safetensors"))
+        total += sum(file.stat().st_size for file in files) if files else 1 << 40
+    return total

@@ -1,0 +1,75 @@
+"""One line per task and strategy, for spreadsheets. Absent values are empty."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from pktkit.report.records import Comparison, Row, Summary
+
+COLUMNS = (
+    "task",
+    "strategy",
+    "role",
+    "seeds",
+    "items",
+    "mean_percent",
+    "deviation_percent",
+    "delta_points",
+    "delta_low",
+    "delta_high",
+    "p",
+    "p_holm",
+    "lost",
+    "gained",
+    "steps",
+    "tokens",
+    "trainable_parameters",
+    "seconds",
+    "failed",
+)
+
+
+def render_csv(summary: Summary) -> str:
+    """Return the rows of all tasks under one heading line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for comparison in summary.comparisons:
+        writer.writerows(_line(comparison, row) for row in comparison.rows)
+    return text.getvalue()
+
+
+def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
+    contrast = row.against_target
+    return (
+        comparison.task,
+        row.strategy,
+        str(row.role),
+        row.n_seeds,
+        comparison.items,
+        _figure(row.mean),
+        _figure(row.deviation),
+        *(
+            (
+                _figure(contrast.points),
+                _figure(contrast.interval.low),
+                _figure(contrast.interval.high),
+                _figure(contrast.p),
+                _figure(contrast.adjusted_p),
+            )
+            if contrast
+            else ("",) * 5
+        ),
+        _figure(row.lost),
+        _figure(row.gained),
+        "" if row.steps is None else row.steps,
+        "" if row.tokens is None else row.tokens,
+        "" if row.trainable_parameters is None else row.trainable_parameters,
+        _figure(row.timing.total),
+        row.failed or "",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

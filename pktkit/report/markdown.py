@@ -1,0 +1,48 @@
+"""The report in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pktkit.report import columns
+from pktkit.report.records import Comparison, Summary
+from pktkit.report.verdict import verdict_sentences
+from pktkit.values import ReportSection
+
+
+def render_markdown(summary: Summary, sections: Sequence[ReportSection] = ()) -> str:
+    """Return one section per task, then the sections that plugins added."""
+    parts = ["# Comparison", *(_task(comparison) for comparison in summary.comparisons)]
+    parts += [f"## {section.title}\n\n{section.markdown.strip()}" for section in sections]
+    return "\n\n".join(parts) + "\n"
+
+
+def _task(comparison: Comparison) -> str:
+    table = [
+        _line(columns.headings(comparison)),
+        "|--:|:--|" + "--:|" * (len(columns.headings(comparison)) - 2),
+        *(_line(cells) for cells in columns.body(comparison)),
+    ]
+    notes = [_escape(note) for note in columns.notes(comparison)]
+    claims = [f"- {_escape(sentence)}" for sentence in verdict_sentences(comparison)]
+    return "\n\n".join(
+        [
+            f"## {_escape(columns.title(comparison))}",
+            "\n".join(table),
+            *notes,
+            "**Verdict**",
+            "\n".join(claims),
+        ]
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown or HTML would read as markup, so that it shows as written."""
+    text = text.replace("\\", "\\\\")
+    for character in "|[]*_<`":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
