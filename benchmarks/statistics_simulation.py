@@ -102,7 +102,7 @@ def coverage(setting: Setting, simulations: int, draws: int) -> tuple[float, flo
 
 
 def false_positives(setting: Setting, simulations: int, draws: int) -> tuple[float, float]:
-    """Return how often (%) one of three equal strategies is called different, with and without Holm.
+    """Return how often (%) one of three equal strategies is called different: Holm, uncorrected.
 
     The reference is a strategy of the same kind with its own seed effects, shared by the three
     comparisons as `sft` is.

@@ -18,8 +18,8 @@ section 4.4): `(MS_seed + MS_item - MS_rest) / (k n)`, and
   widened by `sqrt(n / chi2(n - 1))`, as Student's t widens a normal;
 * the two are added as independent (intervals of variance parts, each at its own degrees of
   freedom: Graybill, Wang, Journal of the American Statistical Association 75, 1980);
-* seeds that agree by chance never make it narrower than the items alone would: `MS_seed` counts as
-  no less than would give the noise `MS_rest` its normal 95 % width.
+* `MS_seed` counts as at least a twentieth of `MS_rest`, for on few items the seeds' means may be
+  equal by chance, which is no proof that seeds do not matter.
 
 Taking the noise off the seeds instead would leave nothing of their variance in one sample of seven
 or so, and three times the false claims where items do not differ. With one seed the items are
@@ -33,7 +33,6 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
 
 FloatArray = NDArray[np.float64]
 
@@ -41,6 +40,7 @@ DEFAULT_DRAWS = 4000
 _CHUNK_ENTRIES = 2_000_000
 _FEW_VALUES = 50
 _ROUNDING = 1e-18
+_LEAST_SEED_SHARE = 0.05
 
 
 @attrs.frozen
@@ -52,10 +52,6 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-    def scaled(self, factor: float) -> Interval:
-        """Return the interval in another unit, e.g. `factor=100` for points."""
-        return Interval(self.low * factor, self.high * factor)
 
 
 @attrs.frozen
@@ -280,9 +276,9 @@ def _split_variance(difference: FloatArray) -> tuple[float, float]:
     of_seeds = items * float((seed_effects**2).sum()) / (seeds - 1)
     of_items = seeds * float((item_effects**2).sum()) / (items - 1)
     of_rest = float((rest**2).sum()) / ((seeds - 1) * (items - 1))
-    narrowest = float(ndtri(0.975) / stdtrit(seeds - 1, 0.975)) ** 2 * of_rest
+    least = _LEAST_SEED_SHARE * of_rest
     shared = max(0.0, 1.0 - of_rest / of_items) if of_items > _ROUNDING else 0.0
-    return shared, max(of_seeds, narrowest) / (seeds * items)
+    return shared, max(of_seeds, least) / (seeds * items)
 
 
 def _interval(draws: FloatArray, alpha: float) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def compare(
     """
     from pktkit.cli.progress import CellDisplay
     from pktkit.compare.run import Watcher, run_comparison
-    from pktkit.report import render
+    from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
     log = app.log
@@ -116,7 +117,7 @@ def compare(
     with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished)
         summary = run_comparison(plan, app.registry, directory, jobs=jobs, watcher=watcher)
-    click.echo(render(summary, form))
+    click.echo(render(summary, form, styled=wants_colour(sys.stdout)), nl=False)
     if app.verbosity >= 0:
         click.echo(f"wrote    {directory.path}", err=True)
     return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK

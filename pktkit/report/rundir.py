@@ -155,19 +155,20 @@ def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
 
 
 def _cell(record: dict[str, Any]) -> CellResult:
-    """Rebuild a cell; a score that was not finite comes back as NaN, so that it is refused."""
+    """Rebuild a cell from its line in `cells.jsonl`."""
     injection = record["injection"]
     return CellResult(
         key=CellKey(**record["key"]),
-        scores=tuple(
-            ItemScore(
-                s["item"], float("nan") if s["score"] is None else s["score"], s["prediction"]
-            )
-            for s in record["scores"]
-        ),
+        scores=tuple(_item_score(score) for score in record["scores"]),
         injection=None if injection is None else Injection(**injection),
         layer_map=record["layer_map"],
         seconds=record["seconds"],
         peak_bytes=record["peak_bytes"],
         error=record["error"],
     )
+
+
+def _item_score(record: dict[str, Any]) -> ItemScore:
+    """Rebuild a score; one that was not finite comes back as NaN, so that it is refused."""
+    score = float("nan") if record["score"] is None else float(record["score"])
+    return ItemScore(record["item"], score, record["prediction"])

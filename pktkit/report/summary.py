@@ -247,7 +247,7 @@ def _row(gathered: _Gathered, target: _Gathered | None, contrast: Contrast | Non
     )
 
 
-def _injected(cells: Sequence[CellResult]) -> dict[str, int]:
+def _injected(cells: Sequence[CellResult]) -> dict[str, Any]:
     """Return steps, tokens and trainable parameters, mean over the cells that injected."""
     injections = [cell.injection for cell in cells if cell.injection is not None]
     if not injections:
