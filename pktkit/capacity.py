@@ -42,17 +42,19 @@ def trainable(
     target: LoadedModel,
     journal: Journal,
     *,
+    seed: int,
     shape: LoraShape | None = None,
     blocks: Sequence[int] | None = None,
 ) -> Iterator[Trainable]:
     """Open a target for training inside the journal.
 
     Arguments:
+        seed: of an adapter's random start.
         shape: the LoRA adapter to train and merge; None trains the weights themselves.
         blocks: only these blocks may change; None opens the whole model.
     """
     if shape is not None:
-        with lora(target, journal, shape, blocks=blocks) as adapter:
+        with lora(target, journal, shape, blocks=blocks, seed=seed) as adapter:
             yield Trainable(adapter.model, adapter.parameters)
         return
     names = (

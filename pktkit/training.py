@@ -239,7 +239,7 @@ def _require_finite(value: torch.Tensor, what: str, step: int, batch: Batch) -> 
     if not bool(value.detach().isfinite()):
         listed = ", ".join(batch.ids[:4]) + (" …" if len(batch.ids) > 4 else "")
         raise NonFiniteError(
-            f"the {what} is {float(value):g} at step {step + 1}, batch of items {listed}. "
+            f"the {what} is {float(value.detach()):g} at step {step + 1}, batch of items {listed}. "
             "Lower the learning rate, or try --dtype float32."
         )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.tasks.base import Task
 
-Progress = Callable[[int, int, float], None]
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -99,22 +99,35 @@ def run_transfer(
 
     if strategy.matcher is not None:
         with _stage(strategy, "match", strategy.matcher, seconds):
-            layer_map = build(Kind.MATCHER, strategy.matcher).match(pair, probe)
+            layer_map = _returned(
+                build(Kind.MATCHER, strategy.matcher).match(pair, probe), LayerMap
+            )
         _notify(registry, key, "match", seconds, str(layer_map))
     if strategy.aligner is not None:
         with _stage(strategy, "align", strategy.aligner, seconds):
-            alignment = build(Kind.ALIGNER, strategy.aligner).align(
-                pair, layer_map or _empty_map(pair), probe
+            alignment = _returned(
+                build(Kind.ALIGNER, strategy.aligner).align(
+                    pair, layer_map or _empty_map(pair), probe
+                ),
+                Alignment,
             )
         _notify(registry, key, "align", seconds, alignment.method)
     if strategy.injector is not None:
         given = alignment or Alignment("none", layer_map or _empty_map(pair))
         with _stage(strategy, "inject", strategy.injector, seconds):
-            injection = build(Kind.INJECTOR, strategy.injector).inject(
-                pair.target, given, data, journal
+            injection = _returned(
+                build(Kind.INJECTOR, strategy.injector).inject(pair.target, given, data, journal),
+                Injection,
             )
         _notify(registry, key, "inject", seconds, injection.method)
     return Transferred(layer_map, alignment, injection, seconds)
+
+
+def _returned(value: Any, expected: type[T]) -> T:
+    """Check what a plugin returned, at the border where it can still be named."""
+    if not isinstance(value, expected):
+        raise StrategyError(f"it returned {type(value).__name__}, expected {expected.__name__}.")
+    return value
 
 
 def _options(registry: Registry, kind: Kind, choice: Choice) -> type:

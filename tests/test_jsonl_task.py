@@ -142,6 +142,8 @@ def test_faulty_descriptions(tmp_path: Path, text: str, message: str) -> None:
         ([1], "line 2: expected a JSON object with fields, got a list of 1"),
         ({"prompt": "p", "anwser": "a"}, "'answer' is missing. Is 'anwser' meant to be 'answer'?"),
         ({"promt": "p", "answer": "a"}, "'prompt' is missing. Is 'promt' meant to be 'prompt'?"),
+        ({"mesages": [], "id": 1}, "'messages' is missing. Is 'mesages' meant to be 'messages'?"),
+        ({"qestion": "q", "answer": "1"}, "'question' is missing. Is 'qestion' meant to be"),
         ({}, "field 'prompt' is missing"),
         ({"prompt": 3, "answer": "a"}, "field 'prompt' must be a text, got 3"),
         ({"prompt": "p", "answer": " "}, "field 'answer' must be a text, got ' '"),

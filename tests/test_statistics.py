@@ -33,7 +33,7 @@ def normal_sample(
     return of_seed + of_item + 0.4 * rng.standard_normal((seeds, items))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(differences)
 def test_evidence_is_consistent(difference: np.ndarray) -> None:
     evidence = statistics.paired_evidence(difference, n_boot=DRAWS)
@@ -47,7 +47,7 @@ def test_evidence_is_consistent(difference: np.ndarray) -> None:
     assert evidence.detectable == statistics.minimum_detectable_effect(difference, n_boot=DRAWS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(differences, st.randoms(use_true_random=False))
 def test_order_of_items_does_not_matter(difference: np.ndarray, random) -> None:
     order = list(range(difference.shape[1]))
@@ -57,7 +57,7 @@ def test_order_of_items_does_not_matter(difference: np.ndarray, random) -> None:
     assert (first.low, first.high) == pytest.approx((second.low, second.high))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(differences)
 def test_swapping_the_strategies_mirrors_everything(difference: np.ndarray) -> None:
     one = statistics.paired_evidence(difference, n_boot=DRAWS)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import structlog
 
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.components import Kind
-from pktkit.errors import PktkitError
+from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.registry import Registry
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_rows
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pktkit.components import Strategy
-    from pktkit.pair import LoadedModel
+    from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
     from pktkit.tasks.base import Task
     from pktkit.values import ItemScore
+
+log = structlog.get_logger(__name__)
 
 CellProgress = Callable[[CellKey, int, int, float], None]
 
@@ -47,15 +50,18 @@ class CellRunner:
         Raises:
             PktkitError: a model cannot be loaded.
         """
-        from pktkit.pair import load_pair
-
         self.plan = plan
         self.registry = registry or Registry.discover(plan.selection)
-        spec = plan.pair
-        self.pair = load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
+        self.pair = self._load()
         self._cache = cache
         self._tasks: dict[str, Task] = {}
         self._probes: dict[str, Probe] = {}
+
+    def _load(self) -> ModelPair:
+        from pktkit.pair import load_pair
+
+        spec = self.plan.pair
+        return load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
         """Run one cell; expected errors become its result, and the target is as before after."""
@@ -83,15 +89,16 @@ class CellRunner:
     def _transferred(
         self, key: CellKey, strategy: Strategy, progress: CellProgress | None
     ) -> CellResult:
-        with Journal(self.pair.target) as journal:
-            try:
+        journal = Journal(self.pair.target)
+        try:
+            with journal:
                 done = self._transfer(key, strategy, journal, progress)
                 start = time.perf_counter()
                 scores = self._evaluate(self.pair.target, key.task)
                 seconds = {**done.seconds, "evaluate": time.perf_counter() - start}
-                journal.verify()
-            finally:
-                journal.rollback()
+        finally:
+            journal.rollback()
+            self._require_pristine(journal)
         return CellResult(
             key,
             scores=scores,
@@ -99,6 +106,15 @@ class CellRunner:
             layer_map="" if done.layer_map is None else str(done.layer_map),
             seconds=seconds,
         )
+
+    def _require_pristine(self, journal: Journal) -> None:
+        """Load the pair again when something changed the target without the journal's knowledge."""
+        try:
+            journal.verify()
+        except JournalError as error:
+            log.warning("target was changed behind the journal, loading it again", what=str(error))
+            self.pair = self._load()
+            self._probes.clear()
 
     def _transfer(
         self,

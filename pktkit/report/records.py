@@ -47,8 +47,8 @@ class Contrast:
         points: mean difference in points, -100 to 100; positive where the strategy is better.
         interval: of `points`, at level `1 - alpha`, not corrected.
         p: two-sided, not corrected.
-        adjusted_p: corrected with Holm within its family (see `summarise`); None for contrasts
-            of which nothing is claimed, i.e. a control against the target.
+        adjusted_p: corrected with Holm over the methods, per reference; None for contrasts of
+            which nothing is claimed, i.e. a control against the target.
         detectable: smallest difference, in points, that this sample shows with 80 % power.
         seeds: number of seeds both rows have.
         alpha: error rate of the claim.

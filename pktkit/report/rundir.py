@@ -157,9 +157,10 @@ def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
 def _cell(record: dict[str, Any]) -> CellResult:
     """Rebuild a cell from its line in `cells.jsonl`."""
     injection = record["injection"]
+    scores: list[ItemScore] = [_item_score(score) for score in record["scores"]]
     return CellResult(
         key=CellKey(**record["key"]),
-        scores=tuple(_item_score(score) for score in record["scores"]),
+        scores=tuple(scores),
         injection=None if injection is None else Injection(**injection),
         layer_map=record["layer_map"],
         seconds=record["seconds"],

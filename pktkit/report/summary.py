@@ -31,9 +31,10 @@ def summarise(
 ) -> Summary:
     """Return rows, contrasts and what may be claimed of them, for every task of the cells.
 
-    P-values of methods are corrected with Holm in two families per task: methods against the
-    untouched target (the question of the comparison), and methods against all other references.
-    P-values of controls against the target are left as they are, for nothing is claimed of them.
+    P-values are corrected with Holm over the methods, for each task and each reference (the
+    untouched target, the source, every baseline and placebo) on its own: "which strategies beat
+    sft?" is one question. P-values of controls against the target are left as they are, for nothing
+    is claimed of them.
 
     Strategies are paired on the seeds both have. Cells that failed, that hold a score which is not
     a number from 0 to 1, or whose items differ from the other rows' become failures of their row.
@@ -165,31 +166,31 @@ def _compare(
     target = next((g for g in usable if g.role is Role.TARGET), None)
     methods = [g for g in usable if g.role is Role.METHOD]
     others = [g for g in usable if g.role is not Role.METHOD and g is not target]
-    primary = _family(methods, [target] if target else [], test)
-    secondary = _family(methods, others, test)
+    references = [*([target] if target else []), *others]
+    contrasts = [c for reference in references for c in _family(methods, reference, test)]
     unclaimed = [_contrast(control, target, test, 1) for control in others] if target else []
-    against_target = {c.strategy: c for c in (*primary, *unclaimed) if c is not None}
+    against_target = {
+        contrast.strategy: contrast
+        for contrast in (*contrasts, *unclaimed)
+        if contrast is not None and target is not None and contrast.reference == target.strategy
+    }
     return Comparison(
         task=task,
         items=len(next(iter(usable[0].scores.values()))) if usable else 0,
         rows=tuple(_row(g, target, against_target.get(g.strategy)) for g in gathered),
-        contrasts=(*primary, *secondary),
+        contrasts=tuple(contrasts),
         alpha=test.alpha,
         meaning=meaning,
         placebo_of=placebo_of,
     )
 
 
-def _family(
-    methods: Sequence[_Gathered], references: Sequence[_Gathered], test: _Test
-) -> list[Contrast]:
-    """Contrast methods with references, correcting over all of these contrasts."""
-    looks = len(methods) * len(references)
+def _family(methods: Sequence[_Gathered], reference: _Gathered, test: _Test) -> list[Contrast]:
+    """Contrast all methods with one reference, correcting over the methods."""
     contrasts = [
         contrast
         for method in methods
-        for reference in references
-        if (contrast := _contrast(method, reference, test, looks)) is not None
+        if (contrast := _contrast(method, reference, test, len(methods))) is not None
     ]
     adjusted = statistics.holm([contrast.p for contrast in contrasts])
     return [attrs.evolve(c, adjusted_p=p) for c, p in zip(contrasts, adjusted, strict=True)]

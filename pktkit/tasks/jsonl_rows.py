@@ -93,8 +93,12 @@ def _format(value: Mapping[str, Any], where: str) -> str:
             if not missing:
                 return form
             raise UsageError(_missing(missing[0], value, where))
-    guess = difflib.get_close_matches(" ".join(value), ["messages"], n=1, cutoff=0.6)
-    raise UsageError(_missing("messages" if guess else "prompt", value, where))
+    likely = [
+        required[0]
+        for required in FORMATS.values()
+        if difflib.get_close_matches(required[0], list(value), n=1, cutoff=0.7)
+    ]
+    raise UsageError(_missing([*likely, "prompt"][0], value, where))
 
 
 def _missing(field: str, value: Mapping[str, Any], where: str) -> str:
@@ -184,7 +188,8 @@ def _letters(form: str, prompt: str, answer: str) -> tuple[str, ...]:
     letters = tuple(dict.fromkeys(_LETTERED.findall(prompt)))
     if form != "messages" or said is None or len(letters) < 2 or said["letter"] not in letters:
         return ()
-    return tuple(answer.replace(said["said"] + said["letter"], said["said"] + x) for x in letters)
+    ending = answer[said.end("letter") :]
+    return tuple(f"{said['said']}{letter}{ending}" for letter in letters)
 
 
 def _id(value: Mapping[str, Any], prompt: str, where: str, name: str) -> str:

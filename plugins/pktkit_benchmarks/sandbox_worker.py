@@ -56,15 +56,21 @@ def confine(memory: int, files: int = 0) -> None:
         "RLIMIT_NOFILE": 3 + files,
         "RLIMIT_NPROC": 0,
     }
-    # The process limit does not bind root, so root becomes nobody where it can.
     if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+        become_nobody()
     for name, value in limits.items():
         with contextlib.suppress(AttributeError, ValueError, OSError):
             resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def become_nobody() -> None:
+    """Drop root where the system lets us: the process limit does not bind root."""
+    with contextlib.suppress(OSError):
+        os.setgroups([])
+    with contextlib.suppress(OSError):
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+    with contextlib.suppress(OSError, AttributeError):
+        os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def allow_seconds(seconds: float) -> None:

@@ -53,7 +53,7 @@ class FineTuneInjector:
         shape = None
         if options.train == "lora":
             shape = LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
-        with trainable(target, journal, shape=shape) as opened:
+        with trainable(target, journal, seed=data.seed, shape=shape) as opened:
             log = train(target, opened.parameters, data, objective, model=opened.model)
             count = opened.count
         return Injection(

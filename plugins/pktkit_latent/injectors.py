@@ -127,7 +127,7 @@ def _steer(
     shape = None
     if options.train == "lora":
         shape = LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
-    with trainable(target, journal, shape=shape, blocks=blocks) as opened:
+    with trainable(target, journal, seed=data.seed, shape=shape, blocks=blocks) as opened:
         log = train(target, opened.parameters, data, objective, model=opened.model)
         count = opened.count
     return Injection(
