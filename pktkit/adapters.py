@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -151,7 +151,7 @@ def _config(
     patterns = {re.escape(module): rank for module, rank in ranks.items()}
     return LoraConfig(
         r=shape.rank,
-        lora_alpha=shape.alpha,
+        lora_alpha=cast(int, shape.alpha),  # annotated int, used as a float
         lora_dropout=shape.dropout,
         target_modules=modules,
         rank_pattern=patterns,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.tasks.base import Task
 
-TASK_FILES = (".jsonl", ".json", ".yaml", ".yml")
-
 
 @attrs.frozen
 class PairSpec:
@@ -120,11 +118,9 @@ def choose_task(registry: Registry, name: str) -> Task:
     Raises:
         UsageError: no such task, or a file that cannot be read as one.
     """
-    if Path(name).suffix in TASK_FILES or Path(name).is_file():
-        from pktkit.tasks.jsonl import load_task
+    from pktkit.tasks.jsonl import resolve_task
 
-        return load_task(Path(name))
-    return registry.task(name)
+    return resolve_task(name, registry.names(Kind.TASK), registry.task)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

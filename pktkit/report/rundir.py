@@ -106,7 +106,7 @@ class RunDirectory:
         cells: Iterable[CellResult],
         sections: Sequence[ReportSection] = (),
     ) -> None:
-        """Write `items.jsonl`, `report.md` and, last, `results.json`, each at once or not at all."""
+        """Write `items.jsonl`, `report.md` and, last, `results.json`, each whole or not."""
         self.write(ITEMS, "".join(_item_lines(cells)))
         self.write(REPORT, render_markdown(summary, sections))
         self.write(RESULTS, render_json(summary))
@@ -157,10 +157,9 @@ def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
 def _cell(record: dict[str, Any]) -> CellResult:
     """Rebuild a cell from its line in `cells.jsonl`."""
     injection = record["injection"]
-    scores: list[ItemScore] = [_item_score(score) for score in record["scores"]]
     return CellResult(
         key=CellKey(**record["key"]),
-        scores=tuple(scores),
+        scores=[_item_score(score) for score in record["scores"]],  # type: ignore[misc]
         injection=None if injection is None else Injection(**injection),
         layer_map=record["layer_map"],
         seconds=record["seconds"],

@@ -71,8 +71,8 @@ def best_window(
         NonFiniteError: a score is not finite.
         UsageError: an empty shape, or scores that are no matrix.
     """
-    table = _summed_area(scores, shape)
     height, width = _covered(scores, shape)
+    table = summed_area(scores)
     best, place = -1, (0, 0)
     rows, columns = range(0, table.shape[0] - height, steps[0]), slice(0, -width, steps[1])
     shifted = slice(width, None, steps[1])
@@ -97,8 +97,8 @@ def random_window(scores: Tensor, shape: tuple[int, int], *, generator: torch.Ge
 
     Arguments and errors as for `best_window`.
     """
-    table = _summed_area(scores, shape)
     height, width = _covered(scores, shape)
+    table = summed_area(scores)
     row, column = (
         int(torch.randint(size, (), generator=generator))
         for size in (table.shape[0] - height, table.shape[1] - width)
@@ -107,6 +107,11 @@ def random_window(scores: Tensor, shape: tuple[int, int], *, generator: torch.Ge
 
 
 def _covered(scores: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return how much of a window's shape the matrix can fill."""
+    if scores.dim() != 2 or min(scores.shape) < 1 or min(shape) < 1:
+        raise UsageError(
+            f"a window needs a non-empty matrix and shape, got {tuple(scores.shape)} and {shape}."
+        )
     return min(shape[0], scores.shape[0]), min(shape[1], scores.shape[1])
 
 
@@ -118,12 +123,12 @@ def _window(table: Tensor, place: tuple[int, int], height: int, width: int) -> W
     return Window(top, left, height, width, inside / total if total else 0.0)
 
 
-def _summed_area(scores: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return `[rows + 1, columns + 1]` int64, entry (i, j) the scaled sum of `scores[:i, :j]`."""
-    if scores.dim() != 2 or min(scores.shape) < 1 or min(shape) < 1:
-        raise UsageError(
-            f"a window needs a non-empty matrix and shape, got {tuple(scores.shape)} and {shape}."
-        )
+def summed_area(scores: Tensor) -> Tensor:
+    """Return `[rows + 1, columns + 1]` int64, entry (i, j) the scaled sum of `scores[:i, :j]`.
+
+    Raises:
+        NonFiniteError: a score is not finite.
+    """
     total = float(scores.sum(dtype=torch.float64))
     if not math.isfinite(total):
         raise NonFiniteError("the sensitivities are not finite. Try --dtype float32.")
