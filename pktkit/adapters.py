@@ -161,9 +161,7 @@ def _config(
     )
 
 
-def module_names(
-    target: LoadedModel, shape: LoraShape, blocks: Sequence[int] | None
-) -> list[str]:
+def module_names(target: LoadedModel, shape: LoraShape, blocks: Sequence[int] | None) -> list[str]:
     """Return the dotted names of the modules an adapter wraps.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 
+from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Strategy:
     aligner: Choice | None = None
     injector: Choice | None = None
     role: str = attrs.field(default="method", validator=attrs.validators.in_(ROLES))
-    placebo_of: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    placebo_of: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     isolates: str = ""
     budget: Mapping[str, Any] = attrs.field(factory=dict)
     summary: str = ""

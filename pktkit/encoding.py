@@ -150,7 +150,9 @@ def encode_item(tokenizer: Any, item: Item, join: Template, max_length: int) -> 
         ids.append(tokenizer.eos_token_id)
     if supervised >= min(len(ids), max_length) or supervised == 0:
         return None
-    return EncodedItem(item.id, tuple(ids[:max_length]), supervised, ends and len(ids) <= max_length)
+    return EncodedItem(
+        item.id, tuple(ids[:max_length]), supervised, ends and len(ids) <= max_length
+    )
 
 
 def encode_split(
@@ -177,9 +179,7 @@ def encode_split(
     return EncodedSplit(name, tuple(encoded), truncated, tuple(dropped))
 
 
-def collate(
-    split: EncodedSplit, rows: Sequence[int], *, pad_id: int, device: Any = "cpu"
-) -> Batch:
+def collate(split: EncodedSplit, rows: Sequence[int], *, pad_id: int, device: Any = "cpu") -> Batch:
     """Build a right-padded batch of the given rows of a split."""
     import torch
 
@@ -188,7 +188,8 @@ def collate(
     input_ids = torch.full((len(items), length), pad_id, dtype=torch.long)
     attention_mask = torch.zeros((len(items), length), dtype=torch.long)
     predicting = torch.zeros((len(items), length), dtype=torch.bool)
-    gold, ending = [], []
+    gold: list[int] = []
+    ending: list[bool] = []
     for i, item in enumerate(items):
         count = len(item.input_ids)
         input_ids[i, :count] = torch.tensor(item.input_ids)

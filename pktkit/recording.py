@@ -86,8 +86,6 @@ def record(anatomy: Anatomy, blocks: Iterable[int], batch: Batch) -> Iterator[Re
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """Run the model on a batch and return its logits; inside `record`, `[tokens, V]`."""
-    output = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    )
+    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     logits: Tensor = output.logits
     return logits

@@ -249,4 +249,3 @@ def _tenths(values: Sequence[float]) -> list[float]:
     parts = min(10, len(values))
     edges = [round(i * len(values) / parts) for i in range(parts + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.converters import as_tuple
 from pktkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class LayerLink:
     """
 
     target: int
-    sources: tuple[int, ...] = attrs.field(converter=tuple)
-    weights: tuple[float, ...] = attrs.field(converter=tuple)
+    sources: tuple[int, ...] = attrs.field(converter=as_tuple)
+    weights: tuple[float, ...] = attrs.field(converter=as_tuple)
 
     @weights.default
     def _equal_weights(self) -> tuple[float, ...]:
@@ -70,11 +71,11 @@ class LayerMap:
         note: what a reader should know, e.g. a fallback that was taken.
     """
 
-    links: tuple[LayerLink, ...] = attrs.field(converter=tuple)
+    links: tuple[LayerLink, ...] = attrs.field(converter=as_tuple)
     source_blocks: int
     target_blocks: int
     method: str
-    scores: tuple[float, ...] = attrs.field(default=(), converter=tuple)
+    scores: tuple[float, ...] = attrs.field(default=(), converter=as_tuple)
     note: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -213,8 +214,8 @@ class Alignment:
     method: str
     layer_map: LayerMap
     target_states: TargetStates | None = None
-    low_rank: tuple[LowRankUpdate, ...] = attrs.field(default=(), converter=tuple)
-    dense: tuple[DenseUpdate, ...] = attrs.field(default=(), converter=tuple)
+    low_rank: tuple[LowRankUpdate, ...] = attrs.field(default=(), converter=as_tuple)
+    dense: tuple[DenseUpdate, ...] = attrs.field(default=(), converter=as_tuple)
     diagnostics: Mapping[str, Any] = attrs.field(factory=dict)
 
 
@@ -278,7 +279,7 @@ class CellResult:
     """
 
     key: CellKey
-    scores: tuple[ItemScore, ...] = attrs.field(default=(), converter=tuple)
+    scores: tuple[ItemScore, ...] = attrs.field(default=(), converter=as_tuple)
     injection: Injection | None = None
     layer_map: str = ""
     seconds: Mapping[str, float] = attrs.field(factory=dict)

@@ -22,8 +22,8 @@ from pktkit.pair import save_model
 from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.report import RunDirectory
-from pktkit.transfer import budget_for, transfer_rows
 from pktkit.training import Budget
+from pktkit.transfer import budget_for, transfer_rows
 from pktkit.values import CellKey, Injection
 
 QUICK = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3}
@@ -158,7 +158,9 @@ def test_a_loss_that_is_not_finite_fails_its_arm_only(checkpoints, registry):
 def test_two_runs_give_identical_scores_and_a_complete_directory(
     checkpoints, registry, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cells_module, "Registry", types.SimpleNamespace(discover=lambda s: registry))
+    monkeypatch.setattr(
+        cells_module, "Registry", types.SimpleNamespace(discover=lambda s: registry)
+    )
     strategies = choose_strategies(registry, ["latent", "seeking", "naive"], controls=True)
     plan = plan_of(checkpoints, strategies, seeds=(0, 1, 2))
     written = []

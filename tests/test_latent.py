@@ -176,7 +176,5 @@ def test_steering_needs_target_states():
     nothing = Alignment("none", layer_map(pair, 0, 1, 3))
     before = snapshot(pair.target)
     with pytest.raises(StrategyError, match="semantic"), Journal(pair.target) as journal:
-        AllBlocksInjector(AllBlocksOptions()).inject(
-            pair.target, nothing, data_for(probe), journal
-        )
+        AllBlocksInjector(AllBlocksOptions()).inject(pair.target, nothing, data_for(probe), journal)
     assert same_bits(pair.target, before)

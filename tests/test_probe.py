@@ -85,9 +85,7 @@ def test_attribution_and_sensitivity_match_autograd(family):
         for state in output.hidden_states:
             state.retain_grad()
         labels = ids[0, item.supervised :]
-        loss = torch.nn.functional.cross_entropy(
-            output.logits[0, item.supervised - 1 : -1], labels
-        )
+        loss = torch.nn.functional.cross_entropy(output.logits[0, item.supervised - 1 : -1], labels)
         model.zero_grad()
         loss.backward()
         for name, parameter in model.named_parameters():

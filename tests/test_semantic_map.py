@@ -83,9 +83,7 @@ def test_joint_permutation_of_the_vocabulary_changes_nothing(
 def test_rotating_the_source_space_rotates_the_map(name: str, pair: Heads, seed: int) -> None:
     turn = rotation(pair.source.shape[1], seed)
     turned = Heads(pair.source @ turn, pair.target)
-    torch.testing.assert_close(
-        MAPS[name](turned), MAPS[name](pair) @ turn, rtol=1e-7, atol=1e-9
-    )
+    torch.testing.assert_close(MAPS[name](turned), MAPS[name](pair) @ turn, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -94,9 +92,7 @@ def test_rotating_the_source_space_rotates_the_map(name: str, pair: Heads, seed:
 def test_rotating_the_target_space_rotates_the_map(name: str, pair: Heads, seed: int) -> None:
     turn = rotation(pair.target.shape[1], seed)
     turned = Heads(pair.source, pair.target @ turn)
-    torch.testing.assert_close(
-        MAPS[name](turned), turn.T @ MAPS[name](pair), rtol=1e-7, atol=1e-9
-    )
+    torch.testing.assert_close(MAPS[name](turned), turn.T @ MAPS[name](pair), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["tight", "lens"])
@@ -104,9 +100,7 @@ def test_rotating_the_target_space_rotates_the_map(name: str, pair: Heads, seed:
 @given(pair=heads())
 def test_self_recomposition_is_the_identity(name: str, pair: Heads) -> None:
     own = MAPS[name](Heads(pair.source, pair.source))
-    torch.testing.assert_close(
-        own, torch.eye(len(own), dtype=torch.float64), rtol=1e-8, atol=1e-8
-    )
+    torch.testing.assert_close(own, torch.eye(len(own), dtype=torch.float64), rtol=1e-8, atol=1e-8)
 
 
 @FEW
@@ -115,7 +109,9 @@ def test_the_length_of_the_source_state_does_not_matter(
     pair: Heads, scale: float, seed: int
 ) -> None:
     mapped = SemanticMap(MAPS["unit"](pair))
-    states = torch.randn(5, pair.source.shape[1], dtype=torch.float64, generator=generator_for(seed))
+    states = torch.randn(
+        5, pair.source.shape[1], dtype=torch.float64, generator=generator_for(seed)
+    )
     torch.testing.assert_close(mapped(states * scale), mapped(states), rtol=1e-9, atol=1e-12)
 
 

@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
 
 def is_tied(model: PreTrainedModel) -> bool:
     """Return whether LM head and embedding share storage."""
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
     return bool(head.weight.data_ptr() == embedding.weight.data_ptr())
 

@@ -134,9 +134,7 @@ class CellRunner:
                 progress(key, step, steps, loss)
 
         data = TransferData(probe, rows, budget, key.seed, report)
-        return run_transfer(
-            strategy, self.pair, probe, data, journal, self.registry, task=key.task
-        )
+        return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
 
     def _evaluate(self, model: LoadedModel, name: str) -> Sequence[ItemScore]:
         task = self._task(name)

@@ -131,7 +131,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdigit() for part in parts):
-        raise UsageError(f"--seeds must be a count such as 3 or a list such as 0,1,2, got '{text}'.")
+        raise UsageError(
+            f"--seeds must be a count such as 3 or a list such as 0,1,2, got '{text}'."
+        )
     numbers = [int(part) for part in parts]
     if len(numbers) == 1 and "," not in text:
         if numbers[0] < 1:

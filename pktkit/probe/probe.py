@@ -81,9 +81,7 @@ class Probe:
         size = tokens * width * (depth + 1) * _element_size(model)
         stored = self._forward(split, origin, logits=False) if self._fits(size) else None
         live = None if stored is not None else self._live(origin)
-        return StateReader(
-            encoded, tuple(blocks), interface, RowIndex.of(encoded), stored, live
-        )
+        return StateReader(encoded, tuple(blocks), interface, RowIndex.of(encoded), stored, live)
 
     def logits(self, split: str, origin: Origin = Origin.SOURCE) -> LogitReader:
         """Return a reader of logits at the predicting positions of a split.

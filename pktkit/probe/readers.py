@@ -60,9 +60,7 @@ class StateReader:
     _stored: Mapping[str, Tensor] | None
     _live: LoadedModel | None
 
-    def read(
-        self, rows: Sequence[int], lengths: Sequence[int] | None = None
-    ) -> dict[int, Tensor]:
+    def read(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> dict[int, Tensor]:
         """Return `[tokens, D]` by block for the given rows, in row order.
 
         Arguments:

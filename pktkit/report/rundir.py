@@ -159,7 +159,7 @@ def _cell(record: dict[str, Any]) -> CellResult:
     injection = record["injection"]
     return CellResult(
         key=CellKey(**record["key"]),
-        scores=[_item_score(score) for score in record["scores"]],  # type: ignore[misc]
+        scores=[_item_score(score) for score in record["scores"]],
         injection=None if injection is None else Injection(**injection),
         layer_map=record["layer_map"],
         seconds=record["seconds"],

@@ -1,0 +1,1 @@
+"""Task definitions: the five of the embedded pair, and files of rows."""

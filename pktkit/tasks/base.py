@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.components import Choice
+from pktkit.converters import as_tuple
 from pktkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Item:
     id: str
     prompt: str
     answer: str
-    choices: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    choices: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     check: Mapping[str, Any] = attrs.field(factory=dict)
 
     def to_row(self) -> dict[str, Any]:
@@ -133,7 +134,9 @@ class Task:
         )
 
     @classmethod
-    def from_datasets(cls, splits: Mapping[str, Iterable[Mapping[str, Any]]], **fields: Any) -> Task:
+    def from_datasets(
+        cls, splits: Mapping[str, Iterable[Mapping[str, Any]]], **fields: Any
+    ) -> Task:
         """Build a task from a `DatasetDict` (or any mapping of row iterables)."""
         items = {name: tuple(Item.from_row(row) for row in rows) for name, rows in splits.items()}
         return cls(splits=items, **fields)

@@ -116,6 +116,13 @@ def task() -> Task:
             mirrors="HumanEval",
         ),
         max_new_tokens=24,
+        budget={
+            "rows": 1000,
+            "steps": 200,
+            "batch_size": 32,
+            "learning_rate": 3e-3,
+            "schedule": "cosine",
+        },
     )
 
 

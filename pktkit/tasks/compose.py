@@ -91,6 +91,13 @@ def task() -> Task:
             splitting="the expression with the operands of every operation put in order",
         ),
         max_new_tokens=3,
+        budget={
+            "rows": 1024,
+            "steps": 800,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "schedule": "cosine",
+        },
     )
 
 

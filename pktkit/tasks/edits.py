@@ -78,6 +78,13 @@ def task() -> Task:
             mirrors="MBPP",
         ),
         max_new_tokens=10,
+        budget={
+            "rows": 1000,
+            "steps": 300,
+            "batch_size": 32,
+            "learning_rate": 3e-3,
+            "schedule": "cosine",
+        },
     )
 
 

@@ -99,4 +99,11 @@ def task() -> Task:
             mirrors="MMLU",
         ),
         max_new_tokens=2,
+        budget={
+            "rows": 1000,
+            "steps": 200,
+            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+        },
     )

@@ -55,7 +55,9 @@ def aligned_heads(pair: ModelPair, *, fold_norm: bool) -> Heads:
 
 def _rows(model: LoadedModel, rows: int, fold_norm: bool) -> Tensor:
     weight = model.anatomy.head_weight.detach()[:rows]
-    return weight.float() * model.anatomy.final_norm_gain().to(weight.device) if fold_norm else weight
+    return (
+        weight.float() * model.anatomy.final_norm_gain().to(weight.device) if fold_norm else weight
+    )
 
 
 class SemanticAligner:

@@ -74,9 +74,7 @@ class AllBlocksOptions:
     layer_term: str = option(
         "centred-cosine", "Distance of block states.", choices=tuple(LAYER_TERMS)
     )
-    layer_weight: float = option(
-        20.0, "Weight of the mean layer term.", validator=validators.ge(0)
-    )
+    layer_weight: float = option(20.0, "Weight of the mean layer term.", validator=validators.ge(0))
     output: str = option("cross-entropy", "Loss on the logits.", choices=tuple(OUTPUT_TERMS))
     answers_only: bool = option(True, "Leave the end-of-sequence position out of layer terms.")
     train: str = option("full", "What may move: all weights, or a LoRA adapter.", choices=TRAINED)

@@ -135,4 +135,3 @@ def require_states(states: TargetStates | None, injector: str) -> TargetStates:
             "Use an aligner that returns them, e.g. 'semantic'."
         )
     return states
-

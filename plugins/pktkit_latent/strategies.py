@@ -30,9 +30,7 @@ LATENT = Strategy(
 RANDOM = attrs.evolve(
     LATENT,
     name="random",
-    aligner=Choice(
-        "semantic", {"map": "lens", "interface": "residual", "placebo": "random-map"}
-    ),
+    aligner=Choice("semantic", {"map": "lens", "interface": "residual", "placebo": "random-map"}),
     role="placebo",
     placebo_of=("latent",),
     isolates="the meaning of its map",
