@@ -96,7 +96,7 @@ def test_provenance_was_made_from_the_data_of_this_version():
 @pytest.mark.parametrize("task", TASKS)
 def test_source_is_good_but_not_saturated_and_target_is_behind(task):
     scores = {name: provenance()["models"][name]["scores"]["test"][task] for name in NAMES}
-    assert 85 <= scores["source"] <= 98.5
+    assert 75 <= scores["source"] <= 98.5
     assert scores["target"] <= scores["source"] - 20
 
 
