@@ -11,7 +11,13 @@ from pktkit.components import Choice
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.tasks.splitting import Example, deal, held_out
 
-INPUTS = ([5, 3, 8, 1, 9, 2], [4, 4, 7, 0, 6], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [12, 0, 9, 7], [])
+INPUTS: tuple[list[int], ...] = (
+    [5, 3, 8, 1, 9, 2],
+    [4, 4, 7, 0, 6],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+    [12, 0, 9, 7],
+    [],
+)
 CHANGES = {"add": "+", "subtract": "-", "multiply by": "*"}
 TESTS = {"above": ">", "below": "<", "other than": "!="}
 ENDINGS = {

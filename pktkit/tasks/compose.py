@@ -91,6 +91,8 @@ def task() -> Task:
             splitting="the expression with the operands of every operation put in order",
         ),
         max_new_tokens=3,
+        # Chosen on dev with the default pair: few rows and many steps, where labels alone
+        # overfit and the source's hidden computation has something to add.
         budget={
             "rows": 1024,
             "steps": 800,

@@ -140,7 +140,9 @@ def _make(
     torch.manual_seed(course.seed)
     model = _model(shape, tokenizer)
     losses = train(model, tokenizer, course, lambda text: progress(f"{directory.name}: {text}"))
-    model.to(torch.bfloat16).save_pretrained(directory)
+    model.bfloat16().save_pretrained(directory)
+    # safetensors writes files that only their owner may read; these are shipped.
+    (directory / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(directory)
     stored = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return {

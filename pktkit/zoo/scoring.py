@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -56,9 +56,10 @@ def _generate(
     alike: dict[int, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
         alike[len(prompt)].append(index)
+    generate: Any = model.generate
     right = [False] * len(items)
     for length, indices in alike.items():
-        written = model.generate(
+        written = generate(
             input_ids=torch.tensor([prompts[index] for index in indices]),
             max_new_tokens=task.max_new_tokens,
             do_sample=False,
