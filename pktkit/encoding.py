@@ -117,6 +117,7 @@ class Batch:
         gold: `[tokens]`, the supervised token after each predicting position, row-major.
         ending: bool `[tokens]`, predicting positions whose gold token ends the sequence.
         counts: predicting positions per sequence.
+        padded: whether some sequence is shorter than the longest.
     """
 
     rows: tuple[int, ...]
@@ -127,6 +128,7 @@ class Batch:
     gold: Tensor
     ending: Tensor
     counts: tuple[int, ...]
+    padded: bool
 
     @property
     def tokens(self) -> int:
@@ -206,6 +208,7 @@ def collate(split: EncodedSplit, rows: Sequence[int], *, pad_id: int, device: An
         gold=torch.tensor(gold, device=device),
         ending=torch.tensor(ending, device=device),
         counts=tuple(item.supervised_count for item in items),
+        padded=any(len(item.input_ids) < length for item in items),
     )
 
 

@@ -27,21 +27,29 @@ def hidden_state(value: Any) -> Tensor:
 
 @attrs.define(eq=False)
 class Recording:
-    """States seen during a forward pass.
+    """The residual stream around blocks, seen during a forward pass.
 
     Arguments:
-        inputs, outputs: residual stream before and after each recorded block,
-            `[tokens, D]` at the predicting positions.
+        mask: bool `[sequences, length]`, the positions that are read.
     """
 
-    inputs: dict[int, Tensor] = attrs.field(factory=dict)
-    outputs: dict[int, Tensor] = attrs.field(factory=dict)
+    mask: Tensor
+    _inputs: dict[int, Tensor] = attrs.field(factory=dict)
+    _outputs: dict[int, Tensor] = attrs.field(factory=dict)
+
+    def before(self, block: int) -> Tensor:
+        """Return the residual stream `[tokens, D]` before a block."""
+        return self._inputs[block][self.mask]
+
+    def after(self, block: int) -> Tensor:
+        """Return the residual stream `[tokens, D]` after a block."""
+        return self._outputs[block][self.mask]
 
     def states(self, block: int, interface: Interface) -> Tensor:
         """Return `[tokens, D]` of a block at an interface."""
         if interface is Interface.RESIDUAL:
-            return self.outputs[block]
-        return self.outputs[block] - self.inputs[block]
+            return self.after(block)
+        return (self._outputs[block] - self._inputs[block])[self.mask]
 
 
 @contextlib.contextmanager
@@ -52,25 +60,23 @@ def record(anatomy: Anatomy, blocks: Iterable[int], batch: Batch) -> Iterator[Re
     forward pass inside the context returns logits `[tokens, V]` and never a full
     `[sequences, length, V]` tensor.
     """
-    recording = Recording()
-    mask = batch.predicting
+    recording = Recording(batch.predicting)
     handles = []
 
     def before(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            state = args[0] if args else kwargs["hidden_states"]
-            recording.inputs[index] = state[mask]
+            recording._inputs[index] = args[0] if args else kwargs["hidden_states"]
 
         return hook
 
     def after(index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            recording.outputs[index] = hidden_state(output)[mask]
+            recording._outputs[index] = hidden_state(output)
 
         return hook
 
     def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][mask],)
+        return (args[0][batch.predicting],)
 
     try:
         for index in sorted(set(blocks)):

@@ -133,8 +133,8 @@ def paired_bootstrap(
 
     Items are bootstrapped (percentile method: Efron, Tibshirani, "An Introduction to the
     Bootstrap", 1993, chapter 13), seeds enter as described at the top of this module. With one seed
-    the interval speaks of items only. With one item nothing is known: -1 to 1. Differences that
-    are all the same give an interval without width.
+    the interval speaks of items only. With one item nothing is known: -1 to 1. Items that
+    all differ alike give the interval of the rule of three, about 3/n to either side.
 
     Arguments:
         difference: `[seeds, items]`, between -1 and 1.
@@ -249,7 +249,9 @@ def _item_deviations(item_means: FloatArray, n_boot: int, rng: np.random.Generat
     items = len(item_means)
     values, counts = np.unique(item_means, return_counts=True)
     if len(values) == 1:
-        return np.zeros(n_boot)
+        # Items that all agree do not prove that the next one would. The share that differs is at
+        # most about 3/n at 95 % (rule of three: Hanley, Lippman-Hand, JAMA 249(13), 1983).
+        return rng.beta(1.0, items, n_boot) * rng.choice([-1.0, 1.0], n_boot)
     values = values - item_means.mean()
     parts: list[FloatArray] = []
     if len(values) <= _FEW_VALUES:
@@ -277,7 +279,7 @@ def _split_variance(difference: FloatArray) -> tuple[float, float]:
     of_items = seeds * float((item_effects**2).sum()) / (items - 1)
     of_rest = float((rest**2).sum()) / ((seeds - 1) * (items - 1))
     least = _LEAST_SEED_SHARE * of_rest
-    shared = max(0.0, 1.0 - of_rest / of_items) if of_items > _ROUNDING else 0.0
+    shared = max(0.0, 1.0 - of_rest / of_items) if of_items > _ROUNDING else 1.0
     return shared, max(of_seeds, least) / (seeds * items)
 
 

@@ -70,12 +70,16 @@ def test_swapping_the_strategies_mirrors_everything(difference: np.ndarray) -> N
     assert other.p == one.p
 
 
-@pytest.mark.parametrize("value", [-0.25, 0.0, 0.2, 1.0])
-def test_constant_difference_has_an_interval_without_width(value: float) -> None:
-    evidence = statistics.paired_evidence(np.full((3, 7), value), n_boot=DRAWS)
-    assert evidence.interval == Interval(value, value)
-    assert evidence.detectable == 0.0
-    assert evidence.p == (1.0 if value == 0.0 else pytest.approx(2 / (DRAWS + 1)))
+@pytest.mark.parametrize("items", [10, 100, 1000])
+@pytest.mark.parametrize("value", [-0.25, 0.0, 0.2])
+def test_items_that_all_agree_leave_the_width_of_the_rule_of_three(value, items) -> None:
+    """The exact bound for something never seen in n items is `1 - 0.05 ** (1 / n)`, about 3/n."""
+    evidence = statistics.paired_evidence(np.full((3, items), value), n_boot=40_000)
+    bound = 1 - 0.05 ** (1 / items)
+    assert evidence.interval.high - value == pytest.approx(bound, rel=0.1)
+    assert value - evidence.interval.low == pytest.approx(bound, rel=0.1)
+    assert evidence.detectable > 0
+    assert (evidence.p == pytest.approx(1.0, abs=0.02)) == (value == 0.0)
 
 
 def test_one_item_says_nothing() -> None:

@@ -85,11 +85,11 @@ def compare(
     always shown. Without models, the embedded pair is used.
     """
     from pktkit.cli.progress import CellDisplay
+    from pktkit.compare.preview import announce
     from pktkit.compare.run import Watcher, run_comparison
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
-    log = app.log
     plan = _plan(
         app.registry,
         strategies=strategies,
@@ -107,13 +107,8 @@ def compare(
     )
     directory = RunDirectory.create(out or _default_directory())
     cells = plan.cells()
-    log.info(
-        "plan",
-        strategies=len(plan.strategies),
-        seeds=len(plan.seeds),
-        tasks=",".join(plan.tasks),
-        cells=len(cells),
-    )
+    if app.verbosity >= 0:
+        click.echo(announce(plan), err=True)
     with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished)
         summary = run_comparison(plan, app.registry, directory, jobs=jobs, watcher=watcher)

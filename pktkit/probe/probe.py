@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,8 @@ class Probe:
         self._cache = cache or ReadingCache()
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
         self._hashes = {
-            Origin.SOURCE: weights_hash(pair.source.model),
-            Origin.TARGET: weights_hash(pair.target.model),
+            Origin.SOURCE: _content(pair.source),
+            Origin.TARGET: _content(pair.target),
         }
 
     def encoded(self, split: str, origin: Origin = Origin.TARGET) -> EncodedSplit:
@@ -163,6 +164,13 @@ class Probe:
             dtype=str(self.pair.source.model.dtype),
         )
         return self._cache.get(key, lambda: backward_pass(self.pair.source, encoded))
+
+
+def _content(model: LoadedModel) -> str:
+    """Return what determines a model's outputs: its weights and its configuration."""
+    config = model.model.config.to_dict()
+    config.pop("_name_or_path", None)
+    return f"{weights_hash(model.model)} {json.dumps(config, sort_keys=True, default=str)}"
 
 
 def _element_size(model: LoadedModel) -> int:

@@ -131,6 +131,7 @@ def forward_states(
         output = forward(model.model, batch)
     states = {}
     for block in blocks:
-        value = recording.inputs[0] if block == EMBEDDING else recording.outputs[block]
-        states[f"block.{block}"] = value
+        states[f"block.{block}"] = (
+            recording.before(0) if block == EMBEDDING else recording.after(block)
+        )
     return states, output if logits else output.new_zeros(0)

@@ -58,7 +58,7 @@ def source_course() -> Course:
             Lesson("facts", tuple(facts.pretraining(facts.KNOWN_TO_SOURCE)), 700, 64),
             Lesson("arith", tuple(arith.pretraining()), 1050, 48),
             Lesson("code", tuple(code.pretraining()), 650, 48),
-            Lesson("edits", tuple(edits.pretraining()), 1400, 64),
+            Lesson("edits", tuple(edits.pretraining()), 2000, 64),
         ),
         learning_rate=2.5e-3,
         seed=1,

