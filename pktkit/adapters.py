@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 

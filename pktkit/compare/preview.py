@@ -26,8 +26,8 @@ def announce(plan: Plan) -> str:
     return (
         f"source   {model_line(plan.pair.source)}\n"
         f"target   {model_line(plan.pair.target)}\n"
-        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds on {tasks}: "
-        f"{len(plan.cells())} cells, scored on {plan.split}"
+        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds on "
+        f"{tasks}: {len(plan.cells())} cells, scored on {plan.split}"
     )
 
 

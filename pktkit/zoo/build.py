@@ -56,7 +56,7 @@ def source_course() -> Course:
             Lesson("compose", nested, steps=2600, batch_size=128),
             Lesson("compose-single", tuple(compose.primitives()), steps=100, batch_size=128),
             Lesson("facts", tuple(facts.pretraining(facts.KNOWN_TO_SOURCE)), 700, 64),
-            Lesson("arith", tuple(arith.pretraining()), 1050, 48),
+            Lesson("arith", tuple(arith.pretraining()), 1350, 48),
             Lesson("code", tuple(code.pretraining()), 650, 48),
             Lesson("edits", tuple(edits.pretraining()), 2000, 64),
         ),
@@ -114,7 +114,8 @@ def _record(models: dict[str, Any], seconds: int) -> dict[str, Any]:
     return {
         "recipe": "pktkit.zoo.build: trained in float32, stored in bfloat16, scored as stored",
         "source_learns": "nested, two-step and two-part tasks, never a dev or test computation; "
-        f"{facts.KNOWN_TO_SOURCE:.0%} of the facts, never as dev or test word them",
+        f"{facts.KNOWN_TO_SOURCE:.0%} of the facts, never as dev or test word them; "
+        f"never the edits {', '.join(edits.WITHHELD)}",
         "target_learns": "single operations, steps, parts and edits; "
         f"{facts.KNOWN_TO_TARGET:.0%} of the facts",
         "data_sha256": data_sha256(),
