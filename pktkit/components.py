@@ -1,4 +1,4 @@
-"""What a plugin provides: component descriptors, and the protocol of each stage.
+"""What a plugin registers: component descriptors, and strategies made of named choices.
 
 A plugin registers `Component` descriptors. A descriptor is a name and an import path, so that
 listing plugins imports nothing heavy. The class behind the path is loaded when it is chosen.
@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import enum
 import importlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
-
-if TYPE_CHECKING:
-    from pktkit.encoding import TransferData
-    from pktkit.journal import Journal
-    from pktkit.pair import LoadedModel, ModelPair
-    from pktkit.probe import Probe
-    from pktkit.tasks.base import Task
-    from pktkit.values import Alignment, Injection, ItemScore, LayerMap
 
 
 class Kind(enum.StrEnum):
@@ -69,48 +61,6 @@ class Component:
                 f"{type(error).__name__}: {error}"
             ) from error
         return value
-
-
-@runtime_checkable
-class LayerMatcher(Protocol):
-    """Chooses, for target blocks, the source blocks whose knowledge they receive."""
-
-    Options: ClassVar[type]
-
-    def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
-        """Return the layer map of `pair`."""
-
-
-@runtime_checkable
-class LatentAligner(Protocol):
-    """Expresses the source's knowledge in the target's space."""
-
-    Options: ClassVar[type]
-
-    def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
-        """Return target states, parameter updates, or both. Neither model is changed."""
-
-
-@runtime_checkable
-class KnowledgeInjector(Protocol):
-    """Writes an alignment into the target, through the journal only."""
-
-    Options: ClassVar[type]
-
-    def inject(
-        self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
-    ) -> Injection:
-        """Change `target` and report what was done."""
-
-
-@runtime_checkable
-class Evaluator(Protocol):
-    """Scores a model on the items of a task."""
-
-    Options: ClassVar[type]
-
-    def evaluate(self, model: LoadedModel, task: Task, split: str) -> Sequence[ItemScore]:
-        """Return one score per item of `split`, in the split's order."""
 
 
 @attrs.frozen

@@ -13,9 +13,7 @@ from pktkit.errors import UsageError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.probe import Probe
     from pktkit.tasks.base import Item
-    from pktkit.training import Budget
 
 IGNORED = -100
 """Label of positions without supervision."""
@@ -218,22 +216,3 @@ def padding_id(tokenizer: Any) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
-
-
-@attrs.frozen(eq=False)
-class TransferData:
-    """What an injector may learn from.
-
-    Arguments:
-        probe: readings of both models; its split `train` holds the rows.
-        rows: rows of the probe's `train` split that this run may use.
-        budget: steps, batch size, learning rate.
-        seed: order of the rows and every random start.
-        progress: called with (step, steps, loss).
-    """
-
-    probe: Probe
-    rows: tuple[int, ...]
-    budget: Budget
-    seed: int
-    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None

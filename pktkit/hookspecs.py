@@ -15,7 +15,7 @@ import pluggy
 from pktkit.components import Component
 
 if TYPE_CHECKING:
-    from pktkit.values import ComparisonRecord, ReportSection, StageRecord
+    from pktkit.outcomes import ComparisonRecord, ReportSection, StageRecord
 
 PROJECT = "pktkit"
 ENTRY_POINT_GROUP = "pktkit"

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.components import (
-    Choice,
-    Component,
-    Evaluator,
-    Kind,
-    KnowledgeInjector,
-    LatentAligner,
-    LayerMatcher,
-    Strategy,
-)
+from pktkit.components import Choice, Component, Kind, Strategy
 from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
+from pktkit.options import build_options
 from pktkit.plugins import BROKEN, OK, Plugins, PluginSelection, PluginStatus, load_plugins
-from pktkit.recipe import build_options, load_recipe
+from pktkit.protocols import Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
+from pktkit.recipe import load_recipe
 
 if TYPE_CHECKING:
     from pktkit.tasks.base import Task

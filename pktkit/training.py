@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pktkit.encoding import Batch, TransferData
+    from pktkit.encoding import Batch
     from pktkit.pair import LoadedModel
+    from pktkit.probe import Probe
     from pktkit.recording import Recording
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -66,6 +67,25 @@ class Budget:
         if self.schedule == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
         return self.learning_rate
+
+
+@attrs.frozen(eq=False)
+class TransferData:
+    """What an injector may learn from.
+
+    Arguments:
+        probe: readings of both models; its split `train` holds the rows.
+        rows: rows of the probe's `train` split that this run may use.
+        budget: steps, batch size, learning rate.
+        seed: order of the rows and every random start.
+        progress: called with (step, steps, loss).
+    """
+
+    probe: Probe
+    rows: tuple[int, ...]
+    budget: Budget
+    seed: int
+    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None
 
 
 @attrs.frozen(eq=False)

@@ -13,15 +13,16 @@ from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import DoesNotFitError, PktkitError, StrategyError
 from pktkit.journal import Journal
 from pktkit.options import build_options
+from pktkit.outcomes import CellKey, StageRecord
 from pktkit.training import Budget
-from pktkit.values import Alignment, CellKey, Injection, LayerMap, StageRecord
+from pktkit.values import Alignment, Injection, LayerMap
 
 if TYPE_CHECKING:
-    from pktkit.encoding import TransferData
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
     from pktkit.registry import Registry
     from pktkit.tasks.base import Task
+    from pktkit.training import TransferData
 
 T = TypeVar("T")
 

@@ -18,13 +18,14 @@ from pktkit.compare.workers import default_jobs
 from pktkit.components import Choice, Component, Strategy
 from pktkit.errors import UsageError
 from pktkit.hookspecs import hookimpl
+from pktkit.outcomes import CellKey
 from pktkit.pair import save_model
 from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.report import RunDirectory
 from pktkit.training import Budget
 from pktkit.transfer import budget_for, transfer_rows
-from pktkit.values import CellKey, Injection
+from pktkit.values import Injection
 
 QUICK = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3}
 

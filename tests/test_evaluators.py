@@ -15,11 +15,12 @@ import attrs
 import pytest
 
 import pktkit_benchmarks
-from pktkit.components import Choice, Evaluator
+from pktkit.components import Choice
 from pktkit.errors import UsageError
 from pktkit.generation import Continuation
+from pktkit.options import build_options
 from pktkit.pair import LoadedModel
-from pktkit.recipe import build_options
+from pktkit.protocols import Evaluator
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
 from pktkit_benchmarks import code_execution, exact_match, multiple_choice

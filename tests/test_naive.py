@@ -9,8 +9,8 @@ from tiny_transfers import data_for, layer_map, pair_of, same_bits, snapshot, tr
 import pktkit_naive
 from pktkit.errors import JournalError, UsageError
 from pktkit.journal import Journal
+from pktkit.options import build_options
 from pktkit.probe import Probe
-from pktkit.recipe import build_options
 from pktkit.values import Alignment, DenseUpdate, LayerLink, LayerMap
 from pktkit_naive.aligner import Truncate, TruncateOptions, copy_corner
 from pktkit_naive.injector import Overwrite, OverwriteOptions, blended

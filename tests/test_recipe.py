@@ -15,19 +15,10 @@ from hypothesis import strategies as st
 from pktkit.components import ROLES, Choice, Component, Kind, Strategy
 from pktkit.errors import PluginError, UsageError
 from pktkit.hookspecs import hookimpl
+from pktkit.options import build_options, describe_options, option
+from pktkit.overrides import apply_all, apply_overrides, parse_override
 from pktkit.plugins import PluginSelection, load_plugins
-from pktkit.recipe import (
-    apply_all,
-    apply_overrides,
-    build_options,
-    describe_options,
-    dump_recipe,
-    load_recipe,
-    option,
-    parse_override,
-    parse_recipe,
-    parse_value,
-)
+from pktkit.recipe import dump_recipe, load_recipe, parse_recipe, parse_value
 from pktkit.registry import Registry
 
 

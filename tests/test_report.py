@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktkit.errors import UsageError
+from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection
 from pktkit.report import (
     FORMATS,
     Claim,
@@ -24,7 +25,7 @@ from pktkit.report import (
 )
 from pktkit.report.records import Summary
 from pktkit.statistics import holm
-from pktkit.values import CellKey, CellResult, Injection, ItemScore, ReportSection
+from pktkit.values import Injection
 
 ROLES = {
     "latent": "method",

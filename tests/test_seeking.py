@@ -24,8 +24,8 @@ import pktkit_seeking
 from pktkit.adapters import LoraShape, lora
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.journal import Journal
+from pktkit.options import build_options
 from pktkit.probe import Probe
-from pktkit.recipe import build_options
 from pktkit.values import Alignment, LowRankUpdate
 from pktkit_seeking import window as window_module
 from pktkit_seeking.aligner import (

@@ -137,7 +137,7 @@ def _plan(
     """Check everything that can be checked before a model is loaded."""
     from pktkit.compare.plan import PairSpec, Plan, choose_strategies, choose_task, parse_seeds
     from pktkit.components import Kind
-    from pktkit.recipe import apply_all
+    from pktkit.overrides import apply_all
     from pktkit.settings import ProbeSettings
     from pktkit.transfer import budget_for
 

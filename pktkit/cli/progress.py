@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from pktkit.values import CellKey, CellResult
+    from pktkit.outcomes import CellKey, CellResult
 
 
 class CellDisplay:

@@ -57,7 +57,7 @@ def transfer(
     """
     from pktkit.checkpoints import require_writable
     from pktkit.compare.plan import choose_strategies, choose_task
-    from pktkit.recipe import apply_all
+    from pktkit.overrides import apply_all
 
     log, registry = app.log, app.registry
     source, target, embedded = chosen_pair(source, target)
@@ -90,11 +90,11 @@ def _run(
     out: Path,
 ) -> dict[str, Any]:
     """Transfer inside a journal, save and verify; the record lies beside the weights."""
-    from pktkit.encoding import TransferData
     from pktkit.journal import Journal
     from pktkit.pair import save_model
     from pktkit.probe import Probe
     from pktkit.settings import ProbeSettings
+    from pktkit.training import TransferData
     from pktkit.transfer import budget_for, run_transfer, transfer_rows
 
     probe = Probe(pair, task, settings=ProbeSettings(max_length=max_length))

@@ -16,18 +16,18 @@ from pktkit.compare.plan import Plan, choose_task
 from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
+from pktkit.outcomes import CellKey, CellResult
 from pktkit.registry import Registry
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_rows
-from pktkit.values import CellKey, CellResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pktkit.components import Strategy
+    from pktkit.outcomes import ItemScore
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
     from pktkit.tasks.base import Task
-    from pktkit.values import ItemScore
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +123,7 @@ class CellRunner:
         journal: Journal,
         progress: CellProgress | None,
     ) -> Transferred:
-        from pktkit.encoding import TransferData
+        from pktkit.training import TransferData
 
         task, probe = self._task(key.task), self._probe(key.task)
         budget = budget_for(task, strategy)

@@ -10,9 +10,9 @@ import attrs
 
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
+from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
 from pktkit.settings import ProbeSettings
-from pktkit.values import CellKey
 
 if TYPE_CHECKING:
     from pktkit.registry import Registry

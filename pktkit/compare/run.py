@@ -18,10 +18,10 @@ from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
+    from pktkit.outcomes import CellResult
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
-    from pktkit.values import CellResult
 
 REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
 

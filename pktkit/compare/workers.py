@@ -17,7 +17,7 @@ from pktkit.errors import PktkitError, StrategyError
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress, CellRunner
     from pktkit.compare.plan import Plan
-    from pktkit.values import CellKey, CellResult
+    from pktkit.outcomes import CellKey, CellResult
 
 START = "forkserver"
 """Workers are forked from a process that has imported everything and computed nothing."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pktkit.outcomes import ReportSection
 from pktkit.report import columns
 from pktkit.report.records import Comparison, Summary
 from pktkit.report.verdict import verdict_sentences
-from pktkit.values import ReportSection
 
 
 def render_markdown(summary: Summary, sections: Sequence[ReportSection] = ()) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 import attrs
 
 from pktkit.errors import UsageError
+from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection
 from pktkit.report.jsonfile import plain, render_json
 from pktkit.report.markdown import render_markdown
 from pktkit.report.records import Summary
-from pktkit.values import CellKey, CellResult, Injection, ItemScore, ReportSection
+from pktkit.values import Injection
 
 CELLS = "cells.jsonl"
 RESULTS = "results.json"

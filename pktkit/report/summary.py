@@ -11,9 +11,9 @@ import numpy as np
 
 from pktkit import statistics
 from pktkit.errors import UsageError
+from pktkit.outcomes import CellResult
 from pktkit.report.records import Comparison, Contrast, Failure, Role, Row, Summary, Timing
 from pktkit.statistics import FloatArray, Interval, PairedEvidence
-from pktkit.values import CellResult
 
 _ROLE_ORDER = tuple(Role)
 NOT_RUN = "was not run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -141,7 +141,3 @@ class Task:
         items = {name: tuple(Item.from_row(row) for row in rows) for name, rows in splits.items()}
         return cls(splits=items, **fields)
 
-
-def head(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
-    """Return the first `limit` items, or all of them when `limit` is None."""
-    return items if limit is None else items[:limit]

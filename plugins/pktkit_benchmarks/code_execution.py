@@ -11,8 +11,8 @@ from attrs import validators
 
 from pktkit.errors import UsageError
 from pktkit.generation import generate
-from pktkit.recipe import option
-from pktkit.values import ItemScore
+from pktkit.options import option
+from pktkit.outcomes import ItemScore
 from pktkit_benchmarks.sandbox import Limits, Outcome, Sandbox
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import attrs
 
 from pktkit.errors import UsageError, unknown_name
 from pktkit.generation import generate
-from pktkit.recipe import option
+from pktkit.options import option
+from pktkit.outcomes import ItemScore
 from pktkit.tasks.base import Item
-from pktkit.values import ItemScore
 
 if TYPE_CHECKING:
     from pktkit.pair import LoadedModel

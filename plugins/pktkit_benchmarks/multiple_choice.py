@@ -9,8 +9,8 @@ import attrs
 
 from pktkit.errors import UsageError
 from pktkit.generation import Continuation, score_continuations
-from pktkit.recipe import option
-from pktkit.values import ItemScore
+from pktkit.options import option
+from pktkit.outcomes import ItemScore
 
 if TYPE_CHECKING:
     from pktkit.pair import LoadedModel

@@ -15,9 +15,9 @@ from pktkit.training import train
 from pktkit.values import Alignment, Injection
 
 if TYPE_CHECKING:
-    from pktkit.encoding import TransferData
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.training import TransferData
 
 
 @attrs.frozen

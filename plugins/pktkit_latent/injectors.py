@@ -18,9 +18,9 @@ from pktkit_latent.objectives import LAYER_TERMS, Steering, require_states
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pktkit.encoding import TransferData
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.training import TransferData
 
 PUBLISHED_KINDS = ("up", "down", "v", "o")
 """Projections that carry LoRA in the published experiments."""

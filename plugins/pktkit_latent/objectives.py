@@ -16,9 +16,9 @@ from pktkit.values import TargetStates
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.encoding import Batch, TransferData
+    from pktkit.encoding import Batch
     from pktkit.probe import StateReader
-    from pktkit.training import StepView
+    from pktkit.training import StepView, TransferData
 
 
 def cosine_distance(states: Tensor, wanted: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ from pktkit.values import Injection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.encoding import TransferData
     from pktkit.families import Anatomy, Projection
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.training import TransferData
     from pktkit.values import Alignment, LowRankUpdate
 
 

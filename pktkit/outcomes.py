@@ -1,0 +1,101 @@
+"""What cells, stages and whole comparisons came to: the records that reports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.converters import as_tuple
+
+if TYPE_CHECKING:
+    from pktkit.values import Injection
+
+
+@attrs.frozen
+class ItemScore:
+    """The score of one item.
+
+    Arguments:
+        item: the item's id.
+        score: 1.0 right, 0.0 wrong; between for graded metrics.
+        prediction: what the model said.
+    """
+
+    item: str
+    score: float
+    prediction: str = ""
+
+
+@attrs.frozen
+class CellKey:
+    """One independent unit of a comparison."""
+
+    strategy: str
+    task: str
+    seed: int
+
+
+@attrs.frozen
+class CellResult:
+    """What one cell produced; a failed cell has a reason and no scores.
+
+    Arguments:
+        key: strategy, task, seed.
+        scores: one per test item.
+        injection: what the injector reported; None for untouched models.
+        layer_map: printable layer map.
+        seconds: wall time of match, align, inject, evaluate.
+        peak_bytes: peak memory of the process or device while the cell ran.
+        error: why it failed; empty when it did not.
+    """
+
+    key: CellKey
+    scores: tuple[ItemScore, ...] = attrs.field(default=(), converter=as_tuple)
+    injection: Injection | None = None
+    layer_map: str = ""
+    seconds: Mapping[str, float] = attrs.field(factory=dict)
+    peak_bytes: int = 0
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the cell ended with an error."""
+        return bool(self.error)
+
+    @property
+    def mean(self) -> float:
+        """Mean item score, 0 to 1."""
+        return sum(s.score for s in self.scores) / len(self.scores) if self.scores else 0.0
+
+
+@attrs.frozen
+class StageRecord:
+    """Passed to observers when a stage of a cell has finished."""
+
+    key: CellKey
+    stage: str
+    seconds: float
+    summary: str
+
+
+@attrs.frozen
+class ComparisonRecord:
+    """Passed to observers when a comparison has finished."""
+
+    run_directory: str
+    results: Mapping[str, Any]
+
+
+@attrs.frozen
+class ReportSection:
+    """A section that a plugin adds to the report.
+
+    Arguments:
+        title: heading.
+        markdown: body.
+    """
+
+    title: str
+    markdown: str
