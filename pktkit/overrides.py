@@ -70,20 +70,6 @@ def parse_override(text: str) -> Override:
     return Override(match["strategy"], match["stage"], match["option"], value, text)
 
 
-def apply_overrides(strategy: Strategy, overrides: Iterable[str]) -> Strategy:
-    """Set options on one strategy, without knowing which options its components have.
-
-    Overrides of other strategies, and of stages this strategy lacks, are passed over.
-
-    Raises:
-        UsageError: an override is malformed.
-    """
-    for override in map(parse_override, overrides):
-        if override.names(strategy):
-            strategy = override.applied(strategy)
-    return strategy
-
-
 def apply_all(
     strategies: Sequence[Strategy], overrides: Iterable[str], registry: Registry
 ) -> list[Strategy]:

@@ -16,7 +16,7 @@ from pktkit.components import ROLES, Choice, Component, Kind, Strategy
 from pktkit.errors import PluginError, UsageError
 from pktkit.hookspecs import hookimpl
 from pktkit.options import build_options, describe_options, option
-from pktkit.overrides import apply_all, apply_overrides, parse_override
+from pktkit.overrides import apply_all, parse_override
 from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.recipe import dump_recipe, load_recipe, parse_recipe, parse_value
 from pktkit.registry import Registry
@@ -278,20 +278,6 @@ def test_malformed_overrides_are_refused(text):
 def test_unknown_stage_is_guessed():
     with pytest.raises(UsageError, match="Did you mean 'aligner'"):
         parse_override("alinger.rank=8")
-
-
-STRATEGY = Strategy("s", aligner=Choice("a", {"rank": 4, "rate": 1}), budget={"steps": 5})
-
-
-def test_apply_overrides_to_one_strategy():
-    changed = apply_overrides(
-        STRATEGY,
-        ["aligner.rank=8", "aligner.label=a=b:c", "other:aligner.rate=2", "injector.weight=5"],
-    )
-    assert changed == attrs.evolve(
-        STRATEGY, aligner=Choice("a", {"rank": 8, "rate": 1, "label": "a=b:c"})
-    )
-    assert STRATEGY.aligner.options["rank"] == 4
 
 
 class WithRank:

@@ -111,7 +111,11 @@ def compare(
         click.echo(announce(plan), err=True)
     with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished)
-        summary = run_comparison(plan, app.registry, directory, jobs=jobs, watcher=watcher)
+        try:
+            summary = run_comparison(plan, app.registry, directory, jobs=jobs, watcher=watcher)
+        except KeyboardInterrupt:
+            click.echo(f"stopped  finished cells are in {directory.path}", err=True)
+            raise
     click.echo(render(summary, form, styled=wants_colour(sys.stdout)), nl=False)
     if app.verbosity >= 0:
         click.echo(f"wrote    {directory.path}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -97,6 +98,10 @@ def _in_processes(
         raise StrategyError(
             "a worker process died, most likely for lack of memory. Try --jobs 1."
         ) from error
+    except (KeyboardInterrupt, GeneratorExit):
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -125,6 +130,7 @@ def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
 
     from pktkit.compare.cells import CellRunner
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     torch.set_num_threads(threads)
     _progress = _throttled(messages)
     try:

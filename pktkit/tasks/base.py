@@ -140,4 +140,3 @@ class Task:
         """Build a task from a `DatasetDict` (or any mapping of row iterables)."""
         items = {name: tuple(Item.from_row(row) for row in rows) for name, rows in splits.items()}
         return cls(splits=items, **fields)
-
