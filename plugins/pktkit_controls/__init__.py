@@ -21,6 +21,13 @@ def pktkit_knowledge_injectors() -> list[Component]:
 @hookimpl
 def pktkit_strategies() -> list[Component]:
     """Register the controls."""
-    names = {"target": "TARGET", "source": "SOURCE", "sft": "SFT", "kd": "KD"}
-    module = "pktkit_controls.strategies"
-    return [Component(name, f"{module}:{attribute}") for name, attribute in names.items()]
+    return [
+        _strategy("target", "TARGET", "the untouched target"),
+        _strategy("source", "SOURCE", "the source itself: the ceiling"),
+        _strategy("sft", "SFT", "fine-tuning on the same rows and steps, no source"),
+        _strategy("kd", "KD", "fine-tuning plus KL to the source's outputs"),
+    ]
+
+
+def _strategy(name: str, attribute: str, summary: str) -> Component:
+    return Component(name, f"pktkit_controls.strategies:{attribute}", summary)

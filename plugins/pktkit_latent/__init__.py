@@ -66,12 +66,14 @@ def pktkit_knowledge_injectors() -> list[Component]:
 @hookimpl
 def pktkit_strategies() -> list[Component]:
     """Register the recipes and their placebos."""
-    names = {
-        "latent": "LATENT",
-        "latent-v1": "LATENT_V1",
-        "random": "RANDOM",
-        "shuffled": "SHUFFLED",
-        "identity-self": "IDENTITY_SELF",
-    }
-    module = "pktkit_latent.strategies"
-    return [Component(name, f"{module}:{attribute}") for name, attribute in names.items()]
+    return [
+        _strategy("latent", "LATENT", "all blocks of the residual stream, by the logit-lens map"),
+        _strategy("latent-v1", "LATENT_V1", "as published: one block, cosine losses, LoRA", _PAPER),
+        _strategy("random", "RANDOM", "placebo: latent with a meaningless map of equal norm"),
+        _strategy("shuffled", "SHUFFLED", "placebo: latent with another item's source states"),
+        _strategy("identity-self", "IDENTITY_SELF", "placebo: anchored to its own frozen states"),
+    ]
+
+
+def _strategy(name: str, attribute: str, summary: str, reference: str = "") -> Component:
+    return Component(name, f"pktkit_latent.strategies:{attribute}", summary, reference)
