@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from pktkit.tasks.base import head
 from pktkit.zoo import PAIR, pair_paths, provenance
 
 NAMES = ("source", "target")
@@ -96,7 +95,7 @@ def test_provenance_was_made_from_the_data_of_this_version():
 @pytest.mark.parametrize("task", TASKS)
 def test_source_is_good_but_not_saturated_and_target_is_behind(task):
     scores = {name: provenance()["models"][name]["scores"]["test"][task] for name in NAMES}
-    assert 75 <= scores["source"] <= 98.5
+    assert 85 <= scores["source"] <= 98
     assert scores["target"] <= scores["source"] - 20
 
 
@@ -108,5 +107,5 @@ def test_scores_are_as_recorded(stored, task):
 
     name, model, tokenizer = stored
     about = importlib.import_module(f"pktkit.tasks.{task}").task()
-    measured = accuracy(model, tokenizer, about, head(about.items("test"), 100))
+    measured = accuracy(model, tokenizer, about, about.items("test")[:100])
     assert measured == pytest.approx(provenance()["models"][name]["scores"]["test"][task], abs=12)

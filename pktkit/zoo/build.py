@@ -115,7 +115,8 @@ def _record(models: dict[str, Any], seconds: int) -> dict[str, Any]:
         "recipe": "pktkit.zoo.build: trained in float32, stored in bfloat16, scored as stored",
         "source_learns": "nested, two-step and two-part tasks, never a dev or test computation; "
         f"{facts.KNOWN_TO_SOURCE:.0%} of the facts, never as dev or test word them; "
-        f"never the edits {', '.join(edits.WITHHELD)}",
+        f"never the edits {', '.join(edits.WITHHELD)}, "
+        f"nor code that tests after a change by {', '.join(code.WITHHELD)}",
         "target_learns": "single operations, steps, parts and edits; "
         f"{facts.KNOWN_TO_TARGET:.0%} of the facts",
         "data_sha256": data_sha256(),
