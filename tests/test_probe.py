@@ -124,7 +124,8 @@ def test_a_second_reading_is_not_computed_again(tmp_path, monkeypatch):
         raise AssertionError("computed twice")
 
     monkeypatch.setattr("pktkit.probe.probe.forward_pass", refuse)
-    Probe(pair, word_task(), cache=ReadingCache(tmp_path)).states("train", [0]).read([0])
+    again = Probe(pair, word_task(), cache=ReadingCache(tmp_path)).states("train", [0])
+    assert again.read([0])[0].shape[1] == pair.source.anatomy.width
 
 
 def test_an_unusable_cache_directory_is_given_up(tmp_path):

@@ -94,7 +94,8 @@ def test_provenance_was_made_from_the_data_of_this_version():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_source_is_good_but_not_saturated_and_target_is_behind(task):
-    scores = {name: provenance()["models"][name]["scores"]["test"][task] for name in NAMES}
+    """Judged on dev, where the recipe was chosen; test scores are reported as they come."""
+    scores = {name: provenance()["models"][name]["scores"]["dev"][task] for name in NAMES}
     assert 85 <= scores["source"] <= 98
     assert scores["target"] <= scores["source"] - 20
 
