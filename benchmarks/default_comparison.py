@@ -14,7 +14,7 @@ import time
 
 import psutil
 
-EVERY = 0.25
+EVERY = 2.0
 """Seconds between two samples."""
 DEFAULT = ["--strategies", "latent,seeking,naive"]
 

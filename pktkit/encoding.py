@@ -185,24 +185,26 @@ def collate(split: EncodedSplit, rows: Sequence[int], *, pad_id: int, device: An
 
     items = [split.items[row] for row in rows]
     length = max(len(item.input_ids) for item in items)
-    input_ids = torch.full((len(items), length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(items), length), dtype=torch.long)
-    predicting = torch.zeros((len(items), length), dtype=torch.bool)
+    input_ids: list[list[int]] = []
+    attention_mask: list[list[int]] = []
+    predicting: list[list[bool]] = []
     gold: list[int] = []
     ending: list[bool] = []
-    for i, item in enumerate(items):
+    for item in items:
         count = len(item.input_ids)
-        input_ids[i, :count] = torch.tensor(item.input_ids)
-        attention_mask[i, :count] = 1
-        predicting[i, item.supervised - 1 : count - 1] = True
+        rest = length - count
+        input_ids.append([*item.input_ids, *[pad_id] * rest])
+        attention_mask.append([1] * count + [0] * rest)
+        before, supervised = item.supervised - 1, item.supervised_count
+        predicting.append([False] * before + [True] * supervised + [False] * (rest + 1))
         gold.extend(item.input_ids[item.supervised :])
-        ending.extend([False] * (item.supervised_count - 1) + [item.ends])
+        ending.extend([False] * (supervised - 1) + [item.ends])
     return Batch(
         rows=tuple(rows),
         ids=tuple(item.id for item in items),
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        predicting=predicting.to(device),
+        input_ids=torch.tensor(input_ids, device=device),
+        attention_mask=torch.tensor(attention_mask, device=device),
+        predicting=torch.tensor(predicting, device=device),
         gold=torch.tensor(gold, device=device),
         ending=torch.tensor(ending, device=device),
         counts=tuple(item.supervised_count for item in items),

@@ -95,7 +95,7 @@ def task() -> Task:
         # overfit and the source's hidden computation has something to add.
         budget={
             "rows": 1024,
-            "steps": 800,
+            "steps": 640,
             "batch_size": 32,
             "learning_rate": 5e-3,
             "schedule": "cosine",
