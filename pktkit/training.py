@@ -191,15 +191,19 @@ def train(
             sums: dict[str, float] = defaultdict(float)
             rows = next(groups)
             parts = [rows[i :: budget.accumulate] for i in range(budget.accumulate)]
+            supervised = sum(split.items[row].supervised_count for row in rows)
             for part in (p for p in parts if p):
                 batch = collate(split, part, pad_id=pad, device=device)
                 tokens += batch.tokens
+                weight = (
+                    len(batch.gold) / supervised
+                )  # so that parts add up to the mean over tokens
                 terms = _loss_terms(called, target, batch, objective, share)
-                loss = torch.stack(list(terms.values())).sum() * (len(part) / len(rows))
+                loss = torch.stack(list(terms.values())).sum() * weight
                 _require_finite(loss, "loss", step, batch)
                 loss.backward()
                 for name, term in terms.items():
-                    sums[name] += float(term.detach()) * len(part) / len(rows)
+                    sums[name] += float(term.detach()) * weight
             _freeze_others(parameters, active(share))
             norm = torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
             _require_finite(norm, "gradient", step, batch)

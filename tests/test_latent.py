@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from pktkit.errors import PairIncompatibleError, StrategyError
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe
+from pktkit.tasks.base import SPLITS
 from pktkit.testing import tiny_loaded
 from pktkit.values import Alignment, Interface, Origin
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
@@ -178,3 +180,22 @@ def test_steering_needs_target_states():
     with pytest.raises(StrategyError, match="semantic"), Journal(pair.target) as journal:
         AllBlocksInjector(AllBlocksOptions()).inject(pair.target, nothing, data_for(probe), journal)
     assert same_bits(pair.target, before)
+
+
+def test_accumulating_gives_the_gradients_of_the_whole_batch():
+    """Items of unequal length: micro-batches count by supervised tokens, not by rows."""
+    items = word_task().items("train")
+    longer = attrs.evolve(items[0], answer="t1 t2 t3 t4 t5 t6")
+    task = attrs.evolve(word_task(), splits=dict.fromkeys(SPLITS, (longer, *items[1:])))
+    results = []
+    for accumulate in (1, 3):
+        pair = pair_of("llama")
+        probe = Probe(pair, task)
+        data = data_for(probe, steps=2, batch_size=6, accumulate=accumulate, learning_rate=1e-3)
+        with Journal(pair.target) as journal:
+            FineTuneInjector(FineTuneOptions()).inject(
+                pair.target, Alignment("none", layer_map(pair, 0)), data, journal
+            )
+        results.append(snapshot(pair.target))
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-3, atol=1e-4)
