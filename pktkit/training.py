@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pktkit.recording import Recording
 
 SCHEDULES = ("constant", "linear", "cosine")
+AUTOCAST = ("none", "bfloat16")
+LABELS = ("gold", "source")
 
 
 @attrs.frozen
@@ -42,6 +44,12 @@ class Budget:
         weight_decay: of AdamW.
         clip: largest gradient norm.
         accumulate: micro-batches a step is split into.
+        autocast: `"bfloat16"` computes the target's forward pass in that precision, with weights
+            and optimiser in their own; `"none"` does not.
+        checkpointing: keep block inputs only and compute the rest again in the backward pass.
+        labels: what the drawn rows are answered with: `"gold"`, or what the `"source"` itself
+            answers (label-free transfer).
+        unlabelled: further prompts of the `train` split, answered by the source.
     """
 
     rows: int = attrs.field(default=0, validator=validators.ge(0))
@@ -55,6 +63,10 @@ class Budget:
     weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
     clip: float = attrs.field(default=1.0, validator=validators.gt(0))
     accumulate: int = attrs.field(default=1, validator=validators.ge(1))
+    autocast: str = attrs.field(default="none", validator=validators.in_(AUTOCAST))
+    checkpointing: bool = False
+    labels: str = attrs.field(default="gold", validator=validators.in_(LABELS))
+    unlabelled: int = attrs.field(default=0, validator=validators.ge(0))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a 0-based step."""

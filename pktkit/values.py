@@ -14,6 +14,8 @@ from pktkit.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pktkit.state_maps import Readout
+
 
 class Interface(enum.StrEnum):
     """Where in a block a state is read.
@@ -31,6 +33,13 @@ class Origin(enum.StrEnum):
 
     SOURCE = "source"
     TARGET = "target"
+
+
+class Space(enum.StrEnum):
+    """Where mapped states live: in the target's space, or still in their origin's."""
+
+    TARGET = "target"
+    ORIGIN = "origin"
 
 
 @attrs.frozen
@@ -115,19 +124,26 @@ class LayerMap:
 
 
 StateMap = Callable[["Tensor"], "Tensor"]
-"""Maps states `[tokens, D_from]` to `[tokens, D_tgt]`, keeping dtype and device."""
+"""Maps states `[tokens, D_from]` to `[tokens, D_to]`, keeping dtype and device."""
 
 
 @attrs.frozen
 class TargetStates:
-    """The source's states expressed in target space.
+    """The source's states as an injector compares the target's with them.
+
+    They live in the target's space, or stay in their origin's: then either a learned readout
+    brings the target's states there (`readouts`), or only relations between tokens can be
+    compared, and an injector refuses any other layer term.
 
     Arguments:
-        maps: for each target block, the map from the origin's width to the target's width.
+        maps: for each target block, the map from the origin's width to that of `space`.
         layer_map: which source blocks are read for a target block, with weights.
         interface: where states are read, the same on both sides.
         origin: whose states are mapped: the source's, or the frozen target's own.
         shuffle_items: read the states of another item at every position (a placebo).
+        space: where the maps lead.
+        readouts: by target block, a learned linear layer that the target's state passes before
+            it is compared in the origin's space.
     """
 
     maps: Mapping[int, StateMap]
@@ -135,11 +151,18 @@ class TargetStates:
     interface: Interface
     origin: Origin = Origin.SOURCE
     shuffle_items: bool = False
+    space: Space = Space.TARGET
+    readouts: Mapping[int, Readout] = attrs.field(factory=dict)
 
     @property
     def blocks(self) -> tuple[int, ...]:
         """Target blocks that have a map, ascending."""
         return tuple(sorted(self.maps))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether states can be compared one by one, and not only by relations among them."""
+        return self.space is Space.TARGET or set(self.blocks) <= set(self.readouts)
 
     @property
     def origin_blocks(self) -> tuple[int, ...]:
@@ -151,14 +174,14 @@ class TargetStates:
         )
 
     def states(self, block: int, origin_states: Mapping[int, Tensor]) -> Tensor:
-        """Express states of the origin in the space of a target block.
+        """Mix and map states of the origin for a target block.
 
         Arguments:
             block: target block.
             origin_states: states `[tokens, D_origin]` by block of the origin.
 
         Returns:
-            `[tokens, D_tgt]`, dtype and device of the input.
+            `[tokens, D]`, in the width of `space`; dtype and device of the input.
         """
         if self.origin is Origin.TARGET:
             return self.maps[block](origin_states[block])

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pktkit_latent.maps import MAPS, RANK_TOLERANCE, Heads, SemanticMap, random_like
+from pktkit.state_maps import AffineMap
+from pktkit_latent.maps import MAPS, RANK_TOLERANCE, Heads, random_like
 
 FEW = settings(max_examples=25, deadline=None)
 
@@ -108,7 +109,7 @@ def test_self_recomposition_is_the_identity(name: str, pair: Heads) -> None:
 def test_the_length_of_the_source_state_does_not_matter(
     pair: Heads, scale: float, seed: int
 ) -> None:
-    mapped = SemanticMap(MAPS["unit"](pair))
+    mapped = AffineMap(MAPS["unit"](pair), normalise=True)
     states = torch.randn(
         5, pair.source.shape[1], dtype=torch.float64, generator=generator_for(seed)
     )
@@ -118,7 +119,7 @@ def test_the_length_of_the_source_state_does_not_matter(
 @FEW
 @given(pair=heads(), a=st.floats(-3, 3), b=st.floats(-3, 3), seed=st.integers(0, 2**31))
 def test_linear_before_normalisation(pair: Heads, a: float, b: float, seed: int) -> None:
-    mapped = SemanticMap(MAPS["unit"](pair), normalise=False)
+    mapped = AffineMap(MAPS["unit"](pair))
     x, y = torch.randn(
         2, 4, pair.source.shape[1], dtype=torch.float64, generator=generator_for(seed)
     )
@@ -128,7 +129,7 @@ def test_linear_before_normalisation(pair: Heads, a: float, b: float, seed: int)
 @FEW
 @given(pair=heads(), seed=st.integers(0, 2**31))
 def test_permuting_tokens_permutes_their_images(pair: Heads, seed: int) -> None:
-    mapped = SemanticMap(MAPS["unit"](pair))
+    mapped = AffineMap(MAPS["unit"](pair), normalise=True)
     states = torch.randn(7, pair.source.shape[1], generator=generator_for(seed))
     order = torch.randperm(7, generator=generator_for(seed))
     torch.testing.assert_close(mapped(states[order]), mapped(states)[order])
@@ -145,14 +146,14 @@ def test_zero_rows_and_zero_states_stay_finite(name: str, pair: Heads) -> None:
     )
     matrix = MAPS[name](padded)
     torch.testing.assert_close(matrix, MAPS[name](pair), rtol=1e-8, atol=1e-10)
-    image = SemanticMap(matrix)(torch.zeros(2, pair.source.shape[1]))
+    image = AffineMap(matrix, normalise=True)(torch.zeros(2, pair.source.shape[1]))
     assert torch.equal(image, torch.zeros(2, pair.target.shape[1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_and_device_of_the_states_are_kept(dtype: torch.dtype) -> None:
     pair = Heads(torch.randn(30, 6), torch.randn(30, 4))
-    image = SemanticMap(MAPS["unit"](pair))(torch.randn(5, 6, dtype=dtype))
+    image = AffineMap(MAPS["unit"](pair), normalise=True)(torch.randn(5, 6, dtype=dtype))
     assert image.dtype == dtype
     assert image.device.type == "cpu"
     assert bool(image.isfinite().all())
@@ -161,7 +162,7 @@ def test_dtype_and_device_of_the_states_are_kept(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_tiny_and_huge_states_do_not_overflow(size: float) -> None:
     pair = Heads(torch.randn(30, 6), torch.randn(30, 4))
-    mapped, states = SemanticMap(MAPS["unit"](pair)), torch.randn(5, 6)
+    mapped, states = AffineMap(MAPS["unit"](pair), normalise=True), torch.randn(5, 6)
     torch.testing.assert_close(mapped(states * size), mapped(states), rtol=1e-4, atol=1e-5)
 
 

@@ -8,8 +8,9 @@ import attrs
 
 from pktkit.errors import PairIncompatibleError
 from pktkit.options import option
+from pktkit.state_maps import AffineMap, identity
 from pktkit.values import Alignment, Interface, LayerMap, Origin, TargetStates
-from pktkit_latent.maps import MAPS, Heads, SemanticMap, random_like
+from pktkit_latent.maps import MAPS, Heads, random_like
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ class SemanticAligner:
         matrix = MAPS[self.options.map](heads)
         if self.options.placebo == "random-map":
             matrix = random_like(matrix, self.options.seed or 0)
-        semantic_map = SemanticMap(matrix)
+        semantic_map = AffineMap(matrix, normalise=True)
         states = TargetStates(
             maps={link.target: semantic_map for link in layer_map.links},
             layer_map=layer_map,
@@ -113,13 +114,9 @@ class SelfAnchor:
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return the target's own states, unmapped, for every linked block."""
         states = TargetStates(
-            maps={link.target: _identity for link in layer_map.links},
+            maps={link.target: identity for link in layer_map.links},
             layer_map=layer_map,
             interface=self.options.interface,
             origin=Origin.TARGET,
         )
         return Alignment("self", layer_map, target_states=states)
-
-
-def _identity(states: Tensor) -> Tensor:
-    return states

@@ -160,35 +160,3 @@ def random_like(matrix: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(matrix.shape, dtype=torch.float64, generator=generator).to(matrix.device)
     return draw * (matrix.norm() / draw.norm())
-
-
-@attrs.frozen(eq=False)
-class SemanticMap:
-    """Maps states by `M h / ‖h‖`; a zero state maps to zero.
-
-    Arguments:
-        matrix: `M`, fp64 `[D_tgt, D_src]`.
-        normalise: divide by the state's length, as published; otherwise the map is linear.
-    """
-
-    matrix: Tensor
-    normalise: bool = True
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Map `[tokens, D_src]` to `[tokens, D_tgt]`, keeping dtype and device.
-
-        Computed in the precision of the states, at least single.
-        """
-        precise = states if states.dtype == torch.float64 else states.float()
-        if self.normalise:
-            precise = unit_rows_differentiable(precise)
-        mapped = precise @ self.matrix.to(precise).T
-        return mapped.to(states.dtype)
-
-
-def unit_rows_differentiable(rows: Tensor) -> Tensor:
-    """Scale rows to length one without overflow for tiny or huge rows; zero rows stay zero."""
-    largest = rows.abs().amax(dim=-1, keepdim=True)
-    scaled = rows / torch.where(largest > 0, largest, torch.ones_like(largest))
-    norms = scaled.norm(dim=-1, keepdim=True)
-    return scaled / torch.where(norms > 0, norms, torch.ones_like(norms))

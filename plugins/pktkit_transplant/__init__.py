@@ -1,0 +1,1 @@
+"""Change of basis: source blocks rewritten in the target's coordinates, without training."""
