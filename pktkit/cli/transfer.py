@@ -94,22 +94,13 @@ def _run(
     from pktkit.pair import save_model
     from pktkit.probe import Probe
     from pktkit.settings import ProbeSettings
-    from pktkit.training import TransferData
-    from pktkit.transfer import budget_for, run_transfer, transfer_rows
+    from pktkit.transfer import budget_for, run_transfer, transfer_data
 
     probe = Probe(pair, task, settings=ProbeSettings(max_length=max_length))
     budget = budget_for(task, strategy)
-    rows = transfer_rows(len(probe.encoded("train").items), budget, seed)
+    data = transfer_data(probe, budget, seed)
     with Journal(pair.target) as journal:
-        done = run_transfer(
-            strategy,
-            pair,
-            probe,
-            TransferData(probe, rows, budget, seed),
-            journal,
-            registry,
-            task=task.name,
-        )
+        done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
         changed = journal.changed()
     injection = done.injection
     record = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ import attrs
 
 from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
+from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
 from pktkit.probe.passes import backward_pass, forward_pass
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader
@@ -98,6 +101,34 @@ class Probe:
         live = None if stored is not None else self._live(origin)
         return LogitReader(encoded, RowIndex.of(encoded), stored, live)
 
+    @functools.cached_property
+    def answered(self) -> Probe:
+        """The probe of the same pair whose `train` split also holds the source's own answers.
+
+        The items as they are come first, then the same items answered by the source; their ids
+        end in `pktkit.probe.answers.SUFFIX`.
+        """
+        limit = self.settings.row_limit
+        items = self.task.items("train")[:limit]
+        asked = json.dumps([(item.prompt, item.choices) for item in items])
+        key = reading_key(
+            reading="answers",
+            weights=self._hashes[Origin.SOURCE],
+            tokenizer=_vocabulary(self.pair.source),
+            prompts=hashlib.sha256(asked.encode()).hexdigest(),
+            template=self.task.template,
+            max_new_tokens=self.task.max_new_tokens,
+        )
+        texts = unpacked(
+            self._cache.get(key, lambda: packed(answers(self.pair.source, self.task, items)))
+        )
+        return Probe(
+            self.pair,
+            with_answers(self.task, "train", texts, limit),
+            settings=attrs.evolve(self.settings, row_limit=None),
+            cache=self._cache,
+        )
+
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
         return self._backward(split)["attribution"]
@@ -171,6 +202,12 @@ def _content(model: LoadedModel) -> str:
     config = model.model.config.to_dict()
     config.pop("_name_or_path", None)
     return f"{weights_hash(model.model)} {json.dumps(config, sort_keys=True, default=str)}"
+
+
+def _vocabulary(model: LoadedModel) -> str:
+    """Return what determines a tokenizer's token ids, hashed."""
+    entries = json.dumps(sorted(model.tokenizer.get_vocab().items()))
+    return hashlib.sha256(entries.encode()).hexdigest()
 
 
 def _element_size(model: LoadedModel) -> int:
