@@ -222,7 +222,7 @@ def test_the_plugin_registers_every_matcher_under_its_options():
         ("depth", {"from_depth": 1.0}),
         ("affinity", {"measure": "cosine"}),
         ("affinity", {"batch_tokens": 3}),
-        ("fisher", {"fallback": "affinity"}),
+        ("attribution", {"fallback": "affinity"}),
         ("attribution", {"resamples": 0}),
         ("attribution", {"blocks": [0]}),
     ):
@@ -286,22 +286,30 @@ def test_a_clear_critical_block_is_linked_without_a_note():
 
 def test_a_saturated_source_pairs_by_depth_with_a_warning():
     pair = pair_of("llama")
-    by_depth = DepthMatcher(DepthOptions()).match(pair, None)
     probe = GivenGradients([[0.1, -3.0, 0.5, 0.2]] * 3, loss=0.002)
-    for matcher, options in (
-        (AttributionMatcher, AttributionOptions),
-        (FisherMatcher, FisherOptions),
-    ):
-        with capture_logs() as logs:
-            found = matcher(options()).match(pair, probe)
-        assert found.links == by_depth.links
-        assert found.method.endswith("(fallback: depth)")
-        assert "0.0020 nats" in found.note and "depth" in found.note
-        assert [entry["log_level"] for entry in logs] == ["warning"]
-        assert len(found.scores) == 4
-        regardless = matcher(options(fallback="none")).match(pair, probe)
-        assert "fallback" not in regardless.method and "0.0020 nats" in regardless.note
-        assert 1 in regardless.used_source_blocks
+    with capture_logs() as logs:
+        found = AttributionMatcher(AttributionOptions()).match(pair, probe)
+    assert found.links == DepthMatcher(DepthOptions()).match(pair, None).links
+    assert found.method == "attribution (fallback: depth)"
+    assert "0.0020 nats" in found.note and "pair by depth" in found.note
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    assert len(found.scores) == 4 and found.diagnostics["stability"]["wins"][1] == 1
+    regardless = AttributionMatcher(AttributionOptions(fallback="none")).match(pair, probe)
+    assert regardless.method == "attribution" and "0.0020 nats" in regardless.note
+    assert regardless.used_source_blocks == (1,)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "gpt2", "gpt_neox"])
+def test_a_normalised_output_leaves_no_attribution_to_the_last_block(family):
+    """The final norm ignores a state's length, so that its gradient is orthogonal to the state.
+
+    Gradient × activation of the last block's residual output is hence zero for every token
+    (Euler's theorem for functions of degree 0), whatever the block does; its squares are not.
+    """
+    probe = Probe(pair_of(family), word_task())
+    attribution, fisher = probe.attribution().double(), probe.fisher()
+    assert float(attribution[:, -1].abs().max()) < 1e-3 * float(attribution.abs().max())
+    assert float(fisher[:, -1].min()) > 0
 
 
 def test_an_unstable_choice_is_noted_with_its_rival():
@@ -405,6 +413,23 @@ def test_affinity_beats_the_map_by_depth_and_says_what_it_is_worth():
     assert links(DepthMatcher(DepthOptions()).match(pair, probe)) == [(0, (1,)), (1, (4,))]
 
 
+def test_the_note_gives_both_totals_and_says_when_one_source_block_serves_all(monkeypatch):
+    """Depth pairs source blocks 0, 1 and 3 of four: 0.1 + 0.2 + 0.5."""
+    given = torch.tensor(
+        [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.9, 0.8, 0.7], [0.4, 0.4, 0.5]], dtype=torch.float64
+    )
+    monkeypatch.setattr("pktkit_latent.matchers.affinity.affinity_matrix", lambda *a, **k: given)
+    pair = pair_of("llama")
+    probe = Probe(pair, word_task())
+    found = AffinityMatcher(AffinityOptions()).match(pair, probe)
+    assert links(found) == [(0, (2,)), (1, (2,)), (2, (2,))]
+    assert "sums to 2.400, by depth to 0.800" in found.note
+    assert "source block 2 serves every target block; option strict" in found.note
+    strict = AffinityMatcher(AffinityOptions(strict=True)).match(pair, probe)
+    assert links(strict) == [(0, (1,)), (1, (2,)), (2, (3,))]
+    assert "sums to 1.600" in strict.note and "serves every" not in strict.note
+
+
 def test_strict_affinity_uses_no_source_block_twice_where_it_can():
     pair = pair_of("gemma")
     probe = Probe(pair, word_task())
@@ -488,3 +513,15 @@ def test_a_source_with_nothing_to_leave_out_is_paired_by_depth():
     found = FisherMatcher(FisherOptions()).match(pair, GivenGradients([[1.0, 2.0]]))
     assert found.links == DepthMatcher(DepthOptions()).match(pair, None).links
     assert "2 blocks for 3" in found.note and found.method == "fisher (fallback: depth)"
+
+
+def test_a_source_without_gradients_is_paired_by_depth_and_a_saturated_one_only_noted():
+    pair = pair_of("llama")
+    nothing = FisherMatcher(FisherOptions()).match(pair, GivenGradients([[0.0] * 4], loss=0.0))
+    assert nothing.links == DepthMatcher(DepthOptions()).match(pair, None).links
+    assert "zero on every item" in nothing.note
+    probe = GivenGradients([[0.0, 1.0, 5.0, 2.0]], loss=0.003)
+    with capture_logs() as logs:
+        found = FisherMatcher(FisherOptions()).match(pair, probe)
+    assert found.used_source_blocks == (1, 2, 3) and found.method == "fisher"
+    assert "0.0030 nats" in found.note and len(logs) == 1

@@ -94,6 +94,10 @@ class AffinityMatcher:
             f"affinity ({self.options.measure}) over {target_blocks} target blocks sums to "
             f"{_total(affinity, sources):.3f}, by depth to {_total(affinity, by_depth):.3f}"
         ]
+        if len(set(sources)) == 1 < min(source_blocks, target_blocks):
+            notes.append(
+                f"source block {sources[0]} serves every target block; option strict spreads them"
+            )
         if self.options.strict and not strict:
             notes.append(
                 f"not strict: {source_blocks} source blocks for {target_blocks} target blocks"

@@ -11,7 +11,7 @@ from attrs import validators
 from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.depth import DepthMatcher, DepthOptions, first_reaching
-from pktkit_latent.matchers.saturation import FALLBACKS, saturation
+from pktkit_latent.matchers.saturation import saturation
 from pktkit_latent.matchers.stability import AttributionStability, attribution_stability
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class AttributionOptions:
     fallback: str = option(
         "depth",
         "On a source near perfect on the split: pair all blocks by depth, or go on regardless.",
-        choices=FALLBACKS,
+        choices=("depth", "none"),
     )
     resamples: int = option(
         200, "Resamples of the items that test the choice.", validator=validators.ge(1)
@@ -52,10 +52,14 @@ class AttributionMatcher:
         """Return a single link: the critical source block and its target block.
 
         The critical block has the largest absolute gradient × activation, summed over tokens,
-        channels and items of the split (arXiv 2510.24208 v1). Gradients of a source that is near
-        perfect are noise: then the map is depth's, under the name `attribution (fallback: depth)`,
-        unless `fallback` is `none`. Diagnostics hold the `AttributionStability` as a mapping; a
-        choice that most resamples do not share is noted and warned of.
+        channels and items of the split (arXiv 2510.24208 v1). On a source that is near
+        perfect the sums are close to noise: then the map is depth's, under the name
+        `attribution (fallback: depth)`, unless `fallback` is `none`. Diagnostics hold the
+        `AttributionStability` as a mapping; a choice that most resamples do not share is noted
+        and warned of.
+
+        Raises:
+            NonFiniteError: the source's loss or gradients are not finite.
         """
         items = probe.attribution(self.options.split).double().cpu()
         stability = attribution_stability(

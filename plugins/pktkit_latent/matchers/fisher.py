@@ -12,7 +12,7 @@ from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.depth import sources_by_depth
 from pktkit_latent.matchers.restriction import RestrictionOptions, linked_blocks
-from pktkit_latent.matchers.saturation import FALLBACKS, saturation
+from pktkit_latent.matchers.saturation import saturation
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
@@ -32,11 +32,6 @@ class FisherOptions(RestrictionOptions):
     """Settings of Fisher matching."""
 
     split: str = option("extract", "Split on whose answers the information is taken.")
-    fallback: str = option(
-        "depth",
-        "On a source near perfect on the split: pair blocks by depth, or go on regardless.",
-        choices=FALLBACKS,
-    )
 
 
 class FisherMatcher:
@@ -59,39 +54,43 @@ class FisherMatcher:
     def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
         """Return one link per target block: the i-th kept source block with target block i.
 
-        A source with fewer blocks than the target has nothing to choose from: blocks are then
-        paired by depth, which for equal depths is the same map. So they are on a source near
-        perfect on the split, unless `fallback` is `none`. Both are named in method and note.
+        A source with fewer blocks than the target has nothing to choose from, and neither has
+        one whose gradients are all zero: blocks are then paired by depth, which for equal depths
+        is the same map, and method and note say so.
 
         Raises:
             UsageError: the restriction names a block that the target lacks, or leaves none.
-            NonFiniteError: the source's gradients are not finite.
+            NonFiniteError: the source's loss or gradients are not finite.
         """
         source_blocks, target_blocks = pair.source.anatomy.n_blocks, pair.target.anatomy.n_blocks
         linked = linked_blocks(self.options, target_blocks)
         scores = probe.fisher(self.options.split).double().sum(dim=0).tolist()
-        degenerate = saturation(probe, self.options.split)
-        note, by_depth = degenerate, bool(degenerate) and self.options.fallback == "depth"
-        if source_blocks < target_blocks:
-            by_depth = True
-            note = (
-                f"the source has {source_blocks} blocks for {target_blocks} of the target: none "
-                "can be left out, so that there is nothing to choose"
-            )
-        if by_depth:
-            note += "; blocks pair by depth"
+        obstacle = _obstacle(scores, target_blocks)
+        if obstacle:
+            method, note = "fisher (fallback: depth)", f"{obstacle}; blocks pair by depth"
+            sources = sources_by_depth(source_blocks, target_blocks)
+        else:
+            method, note = "fisher", saturation(probe, self.options.split)
+            sources = largest(scores, target_blocks)
         if note:
             log.warning(note)
-        sources = (
-            sources_by_depth(source_blocks, target_blocks)
-            if by_depth
-            else largest(scores, target_blocks)
-        )
         return LayerMap(
             links=[LayerLink(target, (sources[target],)) for target in linked],
             source_blocks=source_blocks,
             target_blocks=target_blocks,
-            method="fisher (fallback: depth)" if by_depth else "fisher",
+            method=method,
             scores=scores,
             note=note,
         )
+
+
+def _obstacle(scores: Sequence[float], target_blocks: int) -> str:
+    """Say why source blocks cannot be ranked; empty if they can."""
+    if len(scores) < target_blocks:
+        return (
+            f"the source has {len(scores)} blocks for {target_blocks} of the target, so that "
+            "none can be left out"
+        )
+    if not any(scores):
+        return "the source's gradients are zero on every item"
+    return ""

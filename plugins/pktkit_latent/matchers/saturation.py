@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 SATURATED_LOSS = 0.01
 """Mean answer loss (nats) under which a source's gradients say little about its layers."""
 
-FALLBACKS = ("depth", "none")
-"""What a matcher that reads gradients does on a saturated source: pair by depth, or go on."""
-
 
 def saturation(probe: Probe, split: str) -> str:
     """Return what is wrong with the source's gradients on a split; empty if nothing is."""
@@ -21,5 +18,5 @@ def saturation(probe: Probe, split: str) -> str:
         return ""
     return (
         f"the source's mean loss is {loss:.4f} nats on split '{split}', below {SATURATED_LOSS:g}: "
-        "its gradients are close to noise, and so is the choice of layers"
+        "its gradients say little about its layers"
     )
