@@ -19,7 +19,7 @@ from pktkit.options import build_options
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe, ProbeSettings
 from pktkit.testing import tiny_loaded
-from pktkit.values import Interface
+from pktkit.values import Interface, Origin
 from pktkit_latent.matchers import (
     AffinityMatcher,
     AffinityOptions,
@@ -377,6 +377,35 @@ def test_a_model_is_most_alike_to_itself_block_by_block(family, measure, interfa
     assert links(found) == [(block, (block,)) for block in range(4)]
     assert np.allclose(np.diag(found.diagnostics["affinity"]), 1)
     assert "sums to 4.000, by depth to 4.000" in found.note
+
+
+def unbiased_cka(states, others):
+    """CKA by the estimator as printed (arXiv 2010.15327, equation 3), for one batch."""
+
+    def hsic(x, y):
+        n, one = len(x), np.ones(len(x))
+        k, g = x @ x.T, y @ y.T
+        np.fill_diagonal(k, 0), np.fill_diagonal(g, 0)
+        centring = (one @ k @ one) * (one @ g @ one) / ((n - 1) * (n - 2))
+        return np.trace(k @ g) + centring - 2 / (n - 2) * (one @ k @ g @ one)
+
+    return hsic(states, others) / np.sqrt(hsic(states, states) * hsic(others, others))
+
+
+@pytest.mark.parametrize("measure", ["cka", "centred-cosine"])
+def test_affinity_is_cka_of_the_states_or_of_their_centred_directions(measure):
+    pair = pair_of("llama")
+    probe = Probe(pair, word_task(9))
+    settings = {"split": "align", "interface": Interface.RESIDUAL, "batch_tokens": 256}
+    found = affinity_matrix(pair, probe, measure=measure, **settings)
+    sides = []
+    for origin, block in ((Origin.SOURCE, 2), (Origin.TARGET, 1)):
+        states = probe.states("align", [block], origin=origin).read(range(9))[block].double()
+        states = states.numpy() - states.mean(dim=0).numpy()
+        if measure == "centred-cosine":
+            states /= np.linalg.norm(states, axis=1, keepdims=True)
+        sides.append(states)
+    assert float(found[2, 1]) == pytest.approx(unbiased_cka(*sides), rel=1e-6)
 
 
 def test_affinity_is_the_same_from_stored_and_from_live_states():
