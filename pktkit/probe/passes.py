@@ -60,6 +60,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
     Returns:
         `attribution`: `[items, L]`, gradient × activation of each block's output summed over
             tokens and channels (Layer Gradient × Activation).
+        `fisher`: `[items, L]`, fp64, the squares of the same products, summed: the diagonal
+            empirical Fisher information of gates at 1 on the entries of each block's output.
         `loss`: `[items]`.
         `sensitivity.<parameter>`: `S(w) = Σ_j |w · ∂L_j/∂w|` over items j, fp32 on the CPU
             (arXiv 2310.11451, section 3).
@@ -71,7 +73,7 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
     device = anatomy.embedding.weight.device
     parameters = dict(model.model.named_parameters())
     sensitivity = {n: torch.zeros(p.shape, dtype=torch.float32) for n, p in parameters.items()}
-    attributions, losses = [], []
+    attributions, information, losses = [], [], []
     with _differentiable(model):
         for row in range(len(split.items)):
             batch = collate(split, [row], pad_id=padding_id(model.tokenizer), device=device)
@@ -82,6 +84,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
             loss.backward()
             scores = [(o.grad.float() * o.detach().float()).sum() for o in outputs]
             attributions.append(torch.stack(scores).cpu())
+            squares = [(o.grad.double() * o.detach().double()).square().sum() for o in outputs]
+            information.append(torch.stack(squares).cpu())
             losses.append(loss.detach().float().cpu())
             if not bool(attributions[-1].isfinite().all() and losses[-1].isfinite()):
                 raise NonFiniteError(
@@ -93,7 +97,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
                     product = parameter.detach().float() * parameter.grad.float()
                     sensitivity[name] += product.abs_().cpu()
     tensors = {f"sensitivity.{name}": value for name, value in sensitivity.items()}
-    return {"attribution": torch.stack(attributions), "loss": torch.stack(losses)} | tensors
+    readings = {"attribution": attributions, "fisher": information, "loss": losses}
+    return {name: torch.stack(values) for name, values in readings.items()} | tensors
 
 
 @contextlib.contextmanager

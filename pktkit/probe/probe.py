@@ -136,6 +136,10 @@ class Probe:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
         return self._backward(split)["attribution"]
 
+    def fisher(self, split: str = "extract") -> Tensor:
+        """Return `Σ (gradient × activation)²` of the source's blocks, `[items, L_src]`, fp64."""
+        return self._backward(split)["fisher"]
+
     def source_loss(self, split: str = "extract") -> Tensor:
         """Return the source's mean answer cross-entropy per item, `[items]`, in nats."""
         return self._backward(split)["loss"]

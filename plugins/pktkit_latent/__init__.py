@@ -10,7 +10,7 @@ _PAPER = "arXiv 2510.24208"
 
 @hookimpl
 def pktkit_layer_matchers() -> list[Component]:
-    """Register matching by depth and by attribution."""
+    """Register matching by depth, attribution, affinity and Fisher information."""
     return [
         Component(
             "depth",
@@ -23,6 +23,23 @@ def pktkit_layer_matchers() -> list[Component]:
             "pktkit_latent.matchers:AttributionMatcher",
             "the source's critical layer by gradient × activation",
             f"{_PAPER}, layer attribution",
+        ),
+        Component(
+            "interpolated",
+            "pktkit_latent.matchers:InterpolatedMatcher",
+            "every target block with the two source blocks around its relative depth",
+            f"{_PAPER} v1, interpolated supervisory state",
+        ),
+        Component(
+            "affinity",
+            "pktkit_latent.matchers:AffinityMatcher",
+            "one source block per target block, monotone, most alike in sum by CKA",
+            "CKA: arXiv 1905.00414, over minibatches: arXiv 2010.15327",
+        ),
+        Component(
+            "fisher",
+            "pktkit_latent.matchers:FisherMatcher",
+            "the source blocks whose outputs carry most Fisher information, in order",
         ),
     ]
 
