@@ -10,7 +10,8 @@ PAPER = "arXiv 2510.24208"
 
 LATENT_V1 = Strategy(
     name="latent-v1",
-    matcher=Choice("attribution"),
+    # As published: even where the source's gradients are close to noise, which is warned of.
+    matcher=Choice("attribution", {"fallback": "none"}),
     aligner=Choice("semantic", {"map": "unit", "interface": "contribution"}),
     injector=Choice("one-block"),
     budget={"learning_rate": 3e-4},
