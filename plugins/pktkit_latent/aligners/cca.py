@@ -38,8 +38,8 @@ class CcaOptions(FittedOptions):
         validator=validators.optional(validators.ge(1)),
     )
     shrinkage: float = option(
-        1e-3,
-        "Added to both covariances, as a share of their mean eigenvalue.",
+        0.0,
+        "Added to both covariances, as a share of their mean eigenvalue; 0 as published.",
         validator=validators.ge(0),
     )
 
