@@ -30,7 +30,8 @@ from pktkit_latent.matchers import (
     DepthMatcher,
     DepthOptions,
 )
-from pktkit_latent.objectives import centred_cosine_distance, item_permutation
+from pktkit_latent.terms import centred_cosine_distance
+from pktkit_latent.wanted import item_permutation
 
 FAMILIES = ["llama", "qwen2", "gemma", "gpt2", "gpt_neox"]
 

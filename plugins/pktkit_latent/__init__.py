@@ -107,6 +107,12 @@ def pktkit_knowledge_injectors() -> list[Component]:
             f"{_PAPER} v1",
         ),
         Component(
+            "frontier",
+            "pktkit_latent.injectors:FrontierInjector",
+            "trains one block after another, shallow to deep, with a layer term and KL",
+            _PAPER,
+        ),
+        Component(
             "all-blocks",
             "pktkit_latent.injectors:AllBlocksInjector",
             "trains the whole target with a layer term at every linked block",
