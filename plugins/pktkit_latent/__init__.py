@@ -126,6 +126,23 @@ def pktkit_strategies() -> list[Component]:
     return [
         _strategy("latent", "LATENT", "all blocks of the residual stream, by the logit-lens map"),
         _strategy("latent-v1", "LATENT_V1", "as published: one block, cosine losses, LoRA", _PAPER),
+        _strategy(
+            "latent-fisher",
+            "LATENT_FISHER",
+            "as published: frontier, Fisher-weighted logits, KL",
+            f"{_PAPER}, Findings of ACL 2026",
+        ),
+        _strategy(
+            "latent-geometry",
+            "LATENT_GEOMETRY",
+            "as published: frontier, relations among tokens, KL",
+            f"{_PAPER} v2",
+        ),
+        _strategy("latent-lens", "LATENT_LENS", "all blocks, by the logit-lens map"),
+        _strategy(
+            "latent-hint", "LATENT_HINT", "all blocks, through learned readouts", "arXiv 1412.6550"
+        ),
+        _strategy("latent-ridge", "LATENT_RIDGE", "all blocks, by maps fitted to present states"),
         _strategy("random", "RANDOM", "placebo: latent with a meaningless map of equal norm"),
         _strategy("shuffled", "SHUFFLED", "placebo: latent with another item's source states"),
         _strategy("identity-self", "IDENTITY_SELF", "placebo: anchored to its own frozen states"),
