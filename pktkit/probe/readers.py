@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class RowIndex:
-    """Where each row's predicting positions lie in a flat `[tokens, …]` tensor."""
+    """Where each row's predicting positions lie in a flat `[tokens, …]` tensor.
+
+    Arguments:
+        starts, counts: of each row.
+        picks: which of its positions each row is read at, in order; None for all of them.
+    """
 
     starts: Sequence[int]
     counts: Sequence[int]
+    picks: Sequence[Sequence[int]] | None = None
 
     @classmethod
-    def of(cls, split: EncodedSplit) -> RowIndex:
-        """Index all rows of a split, in order."""
+    def of(cls, split: EncodedSplit, picks: Sequence[Sequence[int]] | None = None) -> RowIndex:
+        """Index all rows of a split, in order, read at the given positions of each."""
         counts = [item.supervised_count for item in split.items]
         starts, position = [], 0
         for count in counts:
             starts.append(position)
             position += count
-        return cls(starts, counts)
+        return cls(starts, counts, picks)
 
     def positions(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
         """Return flat positions of `rows`, row after row.
@@ -44,14 +50,21 @@ class RowIndex:
 
         parts = []
         for i, row in enumerate(rows):
-            length = self.counts[row] if lengths is None else lengths[i]
-            parts.append(self.starts[row] + torch.arange(length) % self.counts[row])
+            local = torch.arange(self.counts[row])
+            if self.picks is not None:
+                local = torch.tensor(self.picks[row])
+            length = len(local) if lengths is None else lengths[i]
+            parts.append(self.starts[row] + local[torch.arange(length) % len(local)])
         return torch.cat(parts)
 
 
 @attrs.define(eq=False)
 class StateReader:
-    """States of chosen blocks of one model at a split's predicting positions."""
+    """States of chosen blocks of one model at a split's predicting positions.
+
+    `exact_share` is the share of positions at which the model read has read exactly as much text
+    as the target: 1 unless the tokenizers differ.
+    """
 
     split: EncodedSplit
     blocks: tuple[int, ...]
@@ -59,6 +72,7 @@ class StateReader:
     index: RowIndex
     _stored: Mapping[str, Tensor] | None
     _live: LoadedModel | None
+    exact_share: float = 1.0
 
     def read(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> dict[int, Tensor]:
         """Return `[tokens, D]` by block for the given rows, in row order.
@@ -73,7 +87,8 @@ class StateReader:
         assert self._live is not None
         tensors, _ = forward_states(self._live, self.split, rows, self._wanted(), logits=False)
         local = RowIndex.of(
-            EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows))
+            EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows)),
+            None if self.index.picks is None else [self.index.picks[row] for row in rows],
         )
         positions = local.positions(range(len(rows)), lengths)
         return {block: self._select(tensors, block, positions) for block in self.blocks}
