@@ -183,6 +183,29 @@ def test_a_character_in_pieces_is_not_read_ahead():
     assert found.exact == 3
 
 
+def test_a_character_that_a_normaliser_takes_apart_is_not_read_ahead():
+    """Unigram reads the ligature U+FB01 as `f`, `i`: how much of its bytes `f` is, nobody knows."""
+    item = Item("i", "x", "\ufb01")
+    read = TextReader(kinds()["unigram"]).read(item, "plain")
+    assert (read.least[-2:], read.most[-2:]) == ((1, 4), (4, 4))
+    for source, target, wanted in (
+        ("unigram", "byte-level", ["x", "x", "x", "x", "i"]),
+        ("byte-level", "unigram", ["x", "Ġ", "ģ"]),
+    ):
+        found = aligned(source, target, ("x", "\ufb01"))
+        row = found.split.items[0]
+        tokens = kinds()[source].convert_ids_to_tokens(row.input_ids)
+        assert [tokens[row.supervised - 1 + pick] for pick in found.picks[0]] == wanted
+
+
+def test_the_end_of_the_sequence_is_predicted_from_the_whole_text():
+    """A target that drops white space has not seen the last newline, but nothing more can come."""
+    found = aligned("byte-level", "word-level", ("the", "fox\n"))
+    tokens = kinds()["byte-level"].convert_ids_to_tokens(found.split.items[0].input_ids)
+    assert tokens == ["<bos>", "the", "Ġfox", "Ċ", "<eos>"]
+    assert found.picks[0] == (0, 2)
+
+
 def test_spaces_trimmed_off_a_span_count_as_read():
     """Newline and three spaces in one token whose span was cut to the newline."""
     assert byte_ends("a\n   b", [(0, 1), (1, 2), (5, 6)], [b"a", b"\n   ", b"b"]) == (
