@@ -12,7 +12,7 @@ from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.probe import Probe
 from pktkit.values import Alignment, DenseUpdate, LayerLink, LayerMap
-from pktkit_naive.aligner import Truncate, TruncateOptions, copy_corner
+from pktkit_naive.aligner import Truncate, TruncateOptions
 from pktkit_naive.injector import Overwrite, OverwriteOptions, blended
 from pktkit_naive.strategies import NAIVE
 
@@ -147,12 +147,6 @@ def test_blending_keeps_the_bits_of_equal_entries_and_checks_shapes():
     assert torch.signbit(mixed[1]) and mixed[2] == pytest.approx(3.6)
     with pytest.raises(UsageError, match=r"\(2,\).*\(4,\)"):
         blended(old, torch.zeros(2), 1.0)
-
-
-def test_copy_corner_counts_what_it_copies():
-    into = torch.zeros(2, 3)
-    assert copy_corner(into, torch.ones(5, 2)) == 4
-    assert into.tolist() == [[1, 1, 0], [1, 1, 0]]
 
 
 def test_updates_that_cannot_be_written_are_refused():
