@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -111,6 +111,18 @@ class Probe:
         prefix = "sensitivity."
         tensors = self._backward(split)
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    def cached(
+        self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that are computed once and kept where readings are kept.
+
+        Arguments:
+            key_parts: everything the tensors depend on, a name and version of the computation
+                included; JSON-serialisable.
+            compute: called unless the tensors are known; its result may come back on the CPU.
+        """
+        return self._cache.get(reading_key(kind="derived", parts=dict(key_parts)), compute)
 
     def _model(self, origin: Origin) -> LoadedModel:
         return self.pair.source if origin is Origin.SOURCE else self.pair.target

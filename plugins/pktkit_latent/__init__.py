@@ -29,17 +29,51 @@ def pktkit_layer_matchers() -> list[Component]:
 
 @hookimpl
 def pktkit_latent_aligners() -> list[Component]:
-    """Register the semantic aligner and the self anchor."""
+    """Register aligners by vocabulary, by fit, by hint and by relation, and the self anchor."""
+    aligners = "pktkit_latent.aligners"
     return [
         Component(
             "semantic",
-            "pktkit_latent.aligner:SemanticAligner",
+            f"{aligners}.semantic:SemanticAligner",
             "one matrix from the two LM heads: unit, tight, dual or lens",
             f"{_PAPER}, vocabulary-defined semantics",
         ),
         Component(
+            "ridge",
+            f"{aligners}.ridge:RidgeAligner",
+            "affine least squares per block, with a relative penalty",
+        ),
+        Component(
+            "procrustes",
+            f"{aligners}.procrustes:ProcrustesAligner",
+            "a centred rotation per block, for unequal widths semi-orthogonal",
+            "Schönemann 1966",
+        ),
+        Component(
+            "cca",
+            f"{aligners}.cca:CcaAligner",
+            "regression through canonical directions per block (CCA, SVCCA)",
+            "arXiv 1706.05806",
+        ),
+        Component(
+            "hint",
+            f"{aligners}.hint:HintAligner",
+            "source states as they are, with a learned readout of the target per block",
+            "arXiv 1412.6550",
+        ),
+        Component(
+            "relation",
+            f"{aligners}.relation:RelationAligner",
+            "source states as they are, for layer terms that compare relations among tokens",
+        ),
+        Component(
+            "map-file",
+            f"{aligners}.map_file:MapFileAligner",
+            "maps that an aligner wrote with its option 'save'",
+        ),
+        Component(
             "self",
-            "pktkit_latent.aligner:SelfAnchor",
+            f"{aligners}.self_anchor:SelfAnchor",
             "placebo: the target's own frozen states",
         ),
     ]
