@@ -244,7 +244,7 @@ def test_narrow_targets_of_every_family_stay_finite(family):
     matrix = torch.randn(32, 48, generator=torch.Generator().manual_seed(3)).double() / 7
     links = layer_map(pair, 0, 1, 3)
     before = snapshot(pair.target)
-    journal, injection = transplant(
+    _, injection = transplant(
         pair, stated(pair, {0: matrix, 1: matrix, 2: matrix}, links), rank=4, ridge=1e-2
     )
     assert logits(pair.target).isfinite().all()
@@ -307,8 +307,7 @@ def test_auto_takes_the_best_of_the_grid_on_dev_and_never_writes_while_it_looks(
 
 def test_no_change_is_an_admissible_choice_and_said_so():
     pair = ModelPair(tiny_loaded("llama", seed=1, **SIZES), tiny_loaded("llama", seed=1, **SIZES))
-    before = snapshot(pair.target)
-    journal, injection = whole(pair, torch.eye(32, dtype=torch.float64), modules=["v"], strength=0)
+    _, injection = whole(pair, torch.eye(32, dtype=torch.float64), modules=["v"], strength=0)
     assert injection.diagnostics["strength"] == 0 and injection.diagnostics["unchanged"]
     _, injection = transplant(
         pair,
@@ -433,6 +432,7 @@ def test_what_cannot_be_transplanted_is_refused_and_the_target_untouched():
     refused(pair, stated(pair, maps, links, origin=Origin.TARGET), UsageError, "itself")
     refused(pair, stated(pair, maps, links, shuffle_items=True), UsageError, "other items")
     refused(pair, stated(pair, maps, links), UsageError, r"rank 17.*16 × 32.*'k'.*16", rank=17)
+    refused(pair, stated(pair, {2: eye}, layer_map(pair, 0)), UsageError, "nothing to rewrite")
     nan = eye.clone()
     nan[3, 3] = float("nan")
     refused(pair, stated(pair, {0: eye, 1: nan}, links), NonFiniteError, "block 1")
@@ -446,6 +446,22 @@ def test_overflow_on_dev_is_an_error_that_names_the_strength():
     name = "model.layers.2.mlp.down_proj.weight"
     with pytest.raises(NonFiniteError, match=r"at strength 0\.\d"):
         search(pair.target, {name: torch.full((32, 48), 3e38)}, data, rows=2)
+
+
+@pytest.mark.parametrize("families", [("llama", "llama"), ("gpt_neox", "opt")])
+def test_other_tokenizers_and_bf16_are_no_obstacle(families):
+    """No position of one model is compared with one of the other."""
+    pair = pair_of(*families, source={"vocab": 57}, target={"vocab": 61})
+    assert not pair.tokenizers.same
+    for each in (pair.source, pair.target):
+        each.model.to(torch.bfloat16)
+    matrix = torch.randn(32, 48, generator=torch.Generator().manual_seed(3)).double() / 7
+    alignment = stated(pair, {0: matrix, 1: matrix}, layer_map(pair, 1, 3))
+    modules = ["q", "k", "v", "o"] if "opt" in families else list(PROJECTIONS)
+    _, injection = transplant(pair, alignment, strength="auto", modules=modules, rank=8)
+    assert injection.diagnostics["chosen_on"] == "6 dev rows"
+    assert injection.diagnostics["strength"] in GRID
+    assert logits(pair.target).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,28 @@ class Transplant:
             PairIncompatibleError: halves of the blocks compute different things.
             NonFiniteError: a map, a state, a new weight or a loss is not finite.
         """
+        options = self.options
+        deltas, bases = self._deltas(target, alignment, data)
+        if options.strength == AUTO:
+            tried = search(target, deltas.values, data, options.dev_rows)
+        else:
+            tried = Tried(float(options.strength), {}, 0)
+        relative = _relative(target, deltas)
+        if tried.strength:
+            for name, delta in deltas.values.items():
+                journal.write(name, blended(journal.parameter(name), delta, tried.strength))
+        return Injection(
+            method="transplant",
+            diagnostics=_diagnostics(options, tried, deltas, bases, relative)
+            | {"parameters_changed": len(journal.changed())},
+        )
+
+    def _deltas(
+        self, target: LoadedModel, alignment: Alignment, data: TransferData
+    ) -> tuple[Deltas, Mapping[int, Change]]:
+        """Return what strength 1 would add to each parameter, and the changes of basis."""
         options, source = self.options, data.probe.pair.source.anatomy
         maps = residual_maps(alignment)
-        if not options.modules:
-            raise UsageError("injector 'transplant' has no modules to rewrite; name some.")
         require_same_mechanism(source, target.anatomy, options.modules)
         require_rank(target.anatomy, options.modules, options.rank)
         assert alignment.target_states is not None
@@ -106,19 +124,21 @@ class Transplant:
             modules=options.modules,
             rank=options.rank,
         )
+        _require_some(deltas, alignment, options, target)
         _require_finite(deltas)
-        if options.strength == AUTO:
-            tried = search(target, deltas.values, data, options.dev_rows)
-        else:
-            tried = Tried(float(options.strength), {}, 0)
-        relative = _relative(target, deltas)
-        if tried.strength:
-            for name, delta in deltas.values.items():
-                journal.write(name, blended(journal.parameter(name), delta, tried.strength))
-        return Injection(
-            method="transplant",
-            diagnostics=_diagnostics(options, tried, deltas, bases, relative)
-            | {"parameters_changed": len(journal.changed())},
+        return deltas, bases
+
+
+def _require_some(
+    deltas: Deltas, alignment: Alignment, options: TransplantOptions, target: LoadedModel
+) -> None:
+    if not deltas.values:
+        raise UsageError(
+            f"injector 'transplant' has nothing to rewrite: modules "
+            f"{', '.join(options.modules) or 'none'} out of "
+            f"{', '.join(target.anatomy.projection_names)}, and layer map "
+            f"'{alignment.layer_map}' with maps by aligner '{alignment.method}'. Set "
+            "--set injector.modules=…, or another matcher."
         )
 
 
