@@ -67,6 +67,11 @@ class LayerLink:
                 f"but {len(self.weights)} weights."
             )
 
+    @property
+    def main(self) -> int:
+        """The source block with the largest weight, the first of equals."""
+        return self.sources[self.weights.index(max(self.weights))]
+
 
 @attrs.frozen
 class LayerMap:

@@ -1,4 +1,4 @@
-"""Overwriting target parameters, without training."""
+"""Writing new values over target parameters, wholly or in part, without training."""
 
 from __future__ import annotations
 
@@ -48,24 +48,76 @@ class Overwrite:
             UsageError: the alignment holds no dense updates.
             JournalError: an update names no parameter, has another shape or is not finite.
         """
-        if not alignment.dense:
-            raise UsageError(
-                f"injector 'overwrite' needs dense updates, aligner '{alignment.method}' gave "
-                "none. Use an aligner such as 'truncate'."
-            )
-        for update in alignment.dense:
-            parameter = journal.parameter(update.parameter)
-            journal.write(
-                update.parameter, blended(parameter.detach(), update.value, self.options.strength)
-            )
-        return Injection(
-            method="overwrite",
-            diagnostics={
-                "strength": self.options.strength,
-                "parameters_written": len(alignment.dense),
-                "parameters_changed": len(journal.changed()),
-            },
+        strength = self.options.strength
+        write(alignment, journal, strength, "overwrite")
+        return injected("overwrite", alignment, journal, {"strength": strength})
+
+
+@attrs.frozen
+class InterpolateOptions:
+    """Settings of interpolation."""
+
+    alpha: float = option(
+        0.5,
+        "Share α of the new value, from 0 (the target) to 1 (overwriting).",
+        validator=validators.and_(validators.ge(0), validators.le(1)),
+    )
+
+
+class Interpolate:
+    """Moves the target's parameters towards an alignment's dense updates: (1 − α) W + α V.
+
+    Where an update keeps the target's own entries, they keep their bits. With updates that hold
+    `W + τ`, as those of `task-vector` do, this adds `α τ` (arXiv 2212.04089).
+    """
+
+    Options = InterpolateOptions
+
+    def __init__(self, options: InterpolateOptions) -> None:
+        self.options = options
+
+    def inject(
+        self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
+    ) -> Injection:
+        """Blend every dense update in; α = 0 keeps the target's bits, α = 1 overwrites.
+
+        Raises:
+            UsageError: the alignment holds no dense updates.
+            JournalError: an update names no parameter, has another shape or is not finite.
+        """
+        write(alignment, journal, self.options.alpha, "interpolate")
+        return injected("interpolate", alignment, journal, {"alpha": self.options.alpha})
+
+
+def write(alignment: Alignment, journal: Journal, share: float, injector: str) -> None:
+    """Blend every dense update into the target.
+
+    Raises:
+        UsageError: the alignment holds no dense updates, or one of another shape.
+        JournalError: an update names no parameter or is not finite.
+    """
+    if not alignment.dense:
+        raise UsageError(
+            f"injector '{injector}' needs dense updates, aligner '{alignment.method}' gave "
+            "none. Use an aligner such as 'truncate'."
         )
+    for update in alignment.dense:
+        parameter = journal.parameter(update.parameter).detach()
+        journal.write(update.parameter, blended(parameter, update.value, share))
+
+
+def injected(
+    method: str, alignment: Alignment, journal: Journal, settings: dict[str, float]
+) -> Injection:
+    """Report what was written."""
+    return Injection(
+        method=method,
+        diagnostics={
+            **settings,
+            "parameters_written": len(alignment.dense),
+            "parameters_changed": len(journal.changed()),
+        },
+    )
 
 
 def blended(old: Tensor, new: Tensor, strength: float) -> Tensor:
