@@ -166,13 +166,13 @@ def chunk_sizes(neurons: int, words: int, width: int, chunk_bytes: int) -> tuple
     Raises:
         DoesNotFitError: not even one of each fits.
     """
-    room = chunk_bytes // FLOAT
     # Rows of the head are scaled and centred, hence twice; so are steps.
-    tokens = min(words, room // (4 * width))
-    at_once = min(neurons, (room - 2 * tokens * width) // (2 * width + TABLES * max(tokens, 1)))
-    if tokens < 1 or at_once < 1:
+    room, vector = chunk_bytes // FLOAT, 2 * width
+    if room < 2 * vector + TABLES:
         raise DoesNotFitError(
             f"chunk_bytes={chunk_bytes} holds not even one neuron and one token of width {width}; "
-            f"set it to at least {FLOAT * (8 * width + 2 * TABLES)}."
+            f"set it to at least {FLOAT * (2 * vector + TABLES)}."
         )
-    return at_once, tokens
+    beside_one_neuron = (room - vector) // (vector + TABLES)
+    tokens = min(words, beside_one_neuron, max(1, room // (2 * vector)))
+    return min(neurons, (room - tokens * vector) // (vector + TABLES * tokens)), tokens

@@ -148,6 +148,7 @@ class _Seen:
 
     anatomy: Anatomy
     at: Tensor
+    norms: Sequence[Mapping[str, str]]
     inputs: dict[int, Tensor] = attrs.field(factory=dict)
     outputs: dict[int, Tensor] = attrs.field(factory=dict)
     ffn_inputs: dict[int, Tensor] = attrs.field(factory=dict)
@@ -217,7 +218,7 @@ class _Seen:
         return torch.stack(parts)
 
     def _gain(self, block: int, half: Half, written: Tensor) -> Tensor | None:
-        name = self.anatomy.norms(block).get(f"post_{half}")
+        name = self.norms[block].get(f"post_{half}")
         if name is None:
             return None
         norm = _owner(self.anatomy, name)
@@ -233,11 +234,11 @@ class _Seen:
 @contextlib.contextmanager
 def _taps(anatomy: Anatomy, at: Tensor) -> Iterator[_Seen]:
     """Attach the hooks of one forward pass; the LM head is fed one position only."""
-    seen = _Seen(anatomy, at)
+    seen = _Seen(anatomy, at, [anatomy.norms(block) for block in range(anatomy.n_blocks)])
     handles = [anatomy.head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:],))]
     try:
         for block, module in enumerate(anatomy.blocks):
-            projections, norms = anatomy.projections(block), anatomy.norms(block)
+            projections, norms = anatomy.projections(block), seen.norms[block]
             attention = _owner(anatomy, projections[Half.ATTENTION.writer].module)
             before = module.register_forward_pre_hook
             handles.append(before(_inputs_into(seen, seen.inputs, block), with_kwargs=True))
