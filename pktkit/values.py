@@ -14,6 +14,7 @@ from pktkit.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pktkit.encoding import EncodedItem
     from pktkit.state_maps import Readout
 
 
@@ -230,6 +231,53 @@ class DenseUpdate:
 
 
 @attrs.frozen(eq=False)
+class SparseUpdate:
+    """A change of some rows or columns of one projection, in `[out, in]` orientation.
+
+    Arguments:
+        block: target block.
+        projection: canonical projection name, see `pktkit.families`.
+        axis: 0 where `indices` name rows, 1 where they name columns.
+        indices: int64 `[n]`; entries of a repeated index add up.
+        values: `[n, length]`, what is added to row or column `indices[i]`.
+    """
+
+    block: int
+    projection: str
+    axis: int = attrs.field(validator=attrs.validators.in_((0, 1)))
+    indices: Tensor
+    values: Tensor
+
+    def added_to(self, matrix: Tensor) -> Tensor:
+        """Return `matrix + update` in fp32.
+
+        Arguments:
+            matrix: `[out, in]`, on any device.
+
+        Raises:
+            UsageError: the update does not fit the matrix.
+        """
+        indices, values = self.indices.to(matrix.device), self.values.to(matrix.device).float()
+        expected = (len(indices), matrix.shape[1 - self.axis])
+        outside = (
+            len(indices)
+            and not 0 <= int(indices.min()) <= int(indices.max()) < (matrix.shape[self.axis])
+        )
+        if tuple(values.shape) != expected or outside:
+            raise UsageError(
+                f"the sparse update of '{self.projection}' in block {self.block} has values of "
+                f"shape {tuple(values.shape)} for {'columns' if self.axis else 'rows'} of a matrix "
+                f"{tuple(matrix.shape)}; expected {expected} and indices below "
+                f"{matrix.shape[self.axis]}."
+            )
+        return matrix.float().index_add(self.axis, indices, values.T if self.axis else values)
+
+
+SparseUpdates = Callable[["EncodedItem"], Sequence[SparseUpdate]]
+"""Gives the updates for one item, where they depend on which neurons the item makes count."""
+
+
+@attrs.frozen(eq=False)
 class Alignment:
     """Source knowledge expressed in target space.
 
@@ -237,7 +285,9 @@ class Alignment:
         method: name of the aligner.
         layer_map: the map it was made for.
         target_states: for activation-based methods.
-        low_rank, dense: for parameter-reuse methods.
+        low_rank, dense, sparse: for parameter-reuse methods.
+        sparse_at: gives sparse updates for one encoded item, while both models are as they were
+            when the alignment was made.
         diagnostics: figures for the report, JSON-serialisable.
     """
 
@@ -246,6 +296,8 @@ class Alignment:
     target_states: TargetStates | None = None
     low_rank: tuple[LowRankUpdate, ...] = attrs.field(default=(), converter=as_tuple)
     dense: tuple[DenseUpdate, ...] = attrs.field(default=(), converter=as_tuple)
+    sparse: tuple[SparseUpdate, ...] = attrs.field(default=(), converter=as_tuple)
+    sparse_at: SparseUpdates | None = None
     diagnostics: Mapping[str, Any] = attrs.field(factory=dict)
 
 
