@@ -118,7 +118,9 @@ class _Accumulators:
             if key not in centred:
                 mean = self.source_means.setdefault(key, RunningMean())
                 centred[key] = self._absorb(
-                    mean, ours[link.target], f"source block {link.sources}, {where}"
+                    mean,
+                    ours[link.target],
+                    f"source block {'+'.join(map(str, link.sources))}, {where}",
                 )
                 if self.sources is not None:
                     _grow(self.sources, key, centred[key])

@@ -43,7 +43,7 @@ from pktkit_latent.aligners import (
     SemanticAligner,
 )
 from pktkit_latent.aligners.cca import cca_map
-from pktkit_latent.aligners.figures import explained
+from pktkit_latent.aligners.figures import explained, fit_figures, sampled_rows
 from pktkit_latent.aligners.fitting import right_positions
 from pktkit_latent.aligners.placebo import random_maps
 from pktkit_latent.aligners.procrustes import procrustes_map
@@ -608,11 +608,23 @@ def test_fitting_on_what_the_target_gets_right():
     assert 32 <= int(kept.sum()) < len(kept)
     found = align("ridge", pair, probe, fit_on="right")
     assert found.diagnostics["tokens"] == int(kept.sum())
+    assert found.diagnostics["fit"]["tokens"] == int(kept.sum())
     rows = range(len(probe.encoded("align").items))
     source = probe.states("align", [3]).read(rows)[3][kept]
     target = probe.states("align", [2], origin=Origin.TARGET).read(rows)[2][kept]
     expected = ridge_map(moments(source.double(), target.double()), 1e-2)
     torch.testing.assert_close(found.target_states.maps[2].matrix, expected.matrix, **TOLERANCE)
+
+
+def test_figures_are_taken_on_rows_that_have_tokens():
+    pair = pair_of("llama")
+    probe = Probe(pair, word_task(40))
+    kept = torch.zeros(probe_tokens(probe), dtype=torch.bool)
+    kept[[3, 4, 30]] = True  # three answer tokens per item: items 1 and 10
+    paired = PairedStates(probe, "align", Interface.RESIDUAL, kept)
+    assert list(sampled_rows(paired)) == [1, 10]
+    figures = fit_figures(align("ridge", pair, probe).target_states, paired)
+    assert figures["tokens"] == 3
 
 
 def test_too_few_right_tokens_are_refused_with_figures():

@@ -15,6 +15,11 @@ singular values of 1e-6 of the largest; the default of `torch.linalg.pinv` drops
 thousands of times larger in single precision."""
 
 
+def double_device(device: torch.device) -> torch.device:
+    """Return where to compute in fp64: on `device` if it is CUDA; other accelerators lack it."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
 def spectral(matrix: Tensor, power: float) -> Tensor:
     """Return a power of a symmetric positive semi-definite fp64 matrix on its range.
 

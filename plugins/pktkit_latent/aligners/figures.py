@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 
-from pktkit.encoding import EncodedSplit
+from pktkit.probe.readers import RowIndex
 from pktkit.similarity import centred_cosine, linear_cka
 from pktkit.state_maps import AffineMap
-from pktkit.values import Space, TargetStates
+from pktkit.values import LayerMap, Space, TargetStates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ def fit_figures(states: TargetStates, paired: PairedStates) -> dict[str, Any]:
         has a twin `…_shuffled` whose source states are another item's (null if there is one item
         only). JSON-serialisable.
     """
-    rows = sampled_rows(paired.probe.encoded(paired.split))
+    rows = sampled_rows(paired)
     right = _read(states, paired, rows, others=None)
     shuffled = None
     if len(rows) > 1:
@@ -50,7 +51,7 @@ def fit_figures(states: TargetStates, paired: PairedStates) -> dict[str, Any]:
     similarity = centred_cosine if states.space is Space.TARGET else linear_cka
     figures: dict[str, Any] = {
         "split": paired.split,
-        "tokens": len(next(iter(right[1].values()), ())),
+        "tokens": len(right[1][states.blocks[0]]),
         "blocks": list(states.blocks),
         name: [similarity(*_sides(states, right, block)) for block in states.blocks],
         f"{name}_shuffled": None
@@ -75,10 +76,13 @@ def explained(mapped: Tensor, own: Tensor) -> float:
     return 1 - missed / spread
 
 
-def sampled_rows(split: EncodedSplit) -> Sequence[int]:
-    """Return evenly spaced rows with about `FIGURE_TOKENS` tokens in all."""
-    tokens = sum(item.supervised_count for item in split.items)
-    return range(0, len(split.items), max(1, tokens // FIGURE_TOKENS))
+def sampled_rows(paired: PairedStates) -> Sequence[int]:
+    """Return evenly spaced rows that have tokens, with about `FIGURE_TOKENS` of them in all."""
+    index = RowIndex.of(paired.probe.encoded(paired.split))
+    rows: Sequence[int] = range(len(index.counts))
+    if paired.kept is not None:
+        rows = [row for row in rows if bool(paired.kept[index.positions([row])].any())]
+    return rows[:: max(1, paired.tokens // FIGURE_TOKENS)]
 
 
 def _read(
@@ -88,14 +92,12 @@ def _read(
     others: dict[int, int] | None,
 ) -> tuple[States, States]:
     chunks = list(paired.chunks(_linked(states), rows=rows, others=others))
-    ours = {b: torch.cat([chunk[b] for chunk, _ in chunks]) for b in states.blocks if chunks}
-    theirs = {b: torch.cat([chunk[b] for _, chunk in chunks]) for b in states.blocks if chunks}
+    ours = {b: torch.cat([chunk[b] for chunk, _ in chunks]) for b in states.blocks}
+    theirs = {b: torch.cat([chunk[b] for _, chunk in chunks]) for b in states.blocks}
     return ours, theirs
 
 
-def _linked(states: TargetStates) -> Any:
-    import attrs
-
+def _linked(states: TargetStates) -> LayerMap:
     links = [states.layer_map.link(block) for block in states.blocks]
     return attrs.evolve(states.layer_map, links=links)
 

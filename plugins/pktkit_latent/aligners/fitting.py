@@ -17,6 +17,7 @@ from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, LayerMap, Origin, StateMap, TargetStates
 from pktkit_latent.aligners.delivery import deliver, require_links
 from pktkit_latent.aligners.placebo import placebo_option, seed_option
+from pktkit_latent.spectral import double_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,6 @@ def fit_alignment(
         DoesNotFitError: one link alone needs more than `max_bytes`.
     """
     require_links(method, layer_map)
-    pair.require_same_tokenizer(f"aligner '{method}'")
     kept = right_positions(probe, options.split) if options.fit_on == "right" else None
     paired = PairedStates(probe, options.split, options.interface, kept)
     _require_tokens(method, paired)
@@ -95,7 +95,7 @@ def fit_alignment(
         source=source,
         target=target,
         max_bytes=options.max_bytes,
-        device=_device(pair),
+        device=double_device(pair.target.anatomy.head_weight.device),
     ):
         try:
             maps[link.target], found = fit(moments)
@@ -147,9 +147,3 @@ def _require_tokens(method: str, paired: PairedStates) -> None:
             f"aligner '{method}' needs at least {MINIMUM_TOKENS} tokens, but split "
             f"'{paired.split}' has {paired.tokens}. Use split=train."
         )
-
-
-def _device(pair: ModelPair) -> torch.device:
-    """Return where sums are kept: beside the target on CUDA; other accelerators lack fp64."""
-    device = pair.target.anatomy.head_weight.device
-    return device if device.type == "cuda" else torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -68,7 +69,7 @@ def with_placebo(states: TargetStates, placebo: str, seed: int | None) -> Target
     return attrs.evolve(states, shuffle_items=placebo == SHUFFLED_ITEMS)
 
 
-def random_maps(maps: dict[int, StateMap] | Any, seed: int) -> dict[int, StateMap]:
+def random_maps(maps: Mapping[int, StateMap], seed: int) -> dict[int, StateMap]:
     """Replace the matrix of every affine map by a random one of equal norm.
 
     Centre and offset stay, so that the placebo keeps the target's mean. Blocks that share a map

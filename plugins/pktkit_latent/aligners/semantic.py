@@ -13,6 +13,7 @@ from pktkit_latent.aligners.delivery import deliver
 from pktkit_latent.aligners.placebo import placebo_option, seed_option
 from pktkit_latent.digest import tensor_digest
 from pktkit_latent.maps import MAPS, MAPS_VERSION, Heads
+from pktkit_latent.spectral import double_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,8 @@ class SemanticAligner:
             PairIncompatibleError: the vocabularies share too little.
         """
         heads = aligned_heads(pair, fold_norm=self.options.fold_norm)
-        heads = attrs.evolve(heads, source=heads.source.to(heads.target.device))
+        device = double_device(heads.target.device)
+        heads = Heads(heads.source.to(device), heads.target.to(device))
         matrix = self._matrix(heads, probe)
         semantic_map = AffineMap(matrix, normalise=True)
         states = TargetStates(
