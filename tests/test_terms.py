@@ -210,3 +210,17 @@ def test_centring_is_what_makes_the_cosine_centred():
         centred_cosine_distance(states, wanted),
         cosine_distance(states - states.mean(0), wanted - wanted.mean(0)),
     )
+
+
+@pytest.mark.parametrize("name", LAYER_TERMS)
+@pytest.mark.parametrize("tokens", [4, 60])
+def test_several_blocks_give_their_mean(name, tokens):
+    states, wanted = draw(1, 3, tokens, 5), draw(2, 3, tokens, 5)
+    states[1] *= 20
+    distance = opened(name)
+    each = torch.stack([distance(s, w) for s, w in zip(states, wanted, strict=True)])
+    torch.testing.assert_close(distance(states, wanted), each.mean())
+    if LAYER_TERMS[name].paired:
+        weights = draw(3, tokens).abs()
+        each = torch.stack([distance(s, w, weights) for s, w in zip(states, wanted, strict=True)])
+        torch.testing.assert_close(distance(states, wanted, weights), each.mean())

@@ -28,9 +28,13 @@ def fisher_distance(head: Tensor) -> Distance:
 
     def distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return `½ mean (Σ p δ² − (Σ p δ)²)` over tokens, in nats."""
-        shares = states.new_ones(states.shape[0]) if weights is None else weights
+        tokens, width = states.shape[-2:]
+        shares = states.new_ones(tokens) if weights is None else weights
         value: Tensor = _HalfVariance.apply(
-            states.float(), wanted.detach().float(), shares.detach().float(), head.detach()
+            states.float().reshape(-1, width),
+            wanted.detach().float().reshape(-1, width),
+            shares.detach().float().repeat(states.numel() // (tokens * width)),
+            head.detach(),
         )
         return value
 
@@ -38,7 +42,7 @@ def fisher_distance(head: Tensor) -> Distance:
 
 
 class _HalfVariance(torch.autograd.Function):
-    """The term with its gradient, `−` nothing of vocabulary size kept for the backward pass."""
+    """The term with its gradient; nothing of vocabulary size is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, wanted: Tensor, shares: Tensor, head: Tensor) -> Tensor:
