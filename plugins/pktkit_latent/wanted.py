@@ -58,10 +58,10 @@ class RowValues:
         """Return `[names, kept, …]`, on the device of `kept`, which indexes the rows' positions."""
         positions = torch.cat([self._positions[row] for row in rows])
         positions = positions.to(kept.device)[kept].to(self.values.device)
-        chosen = self.values
-        if tuple(names) != self.names:
-            chosen = torch.stack([self.values[self.names.index(name)] for name in names])
-        return chosen.index_select(1, positions).to(kept.device)
+        if tuple(names) == self.names:
+            return self.values.index_select(1, positions).to(kept.device)
+        chosen = [self.values[self.names.index(name)] for name in names]
+        return torch.stack([v.index_select(0, positions) for v in chosen]).to(kept.device)
 
 
 @attrs.define(eq=False)
