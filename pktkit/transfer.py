@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from pktkit.components import Choice, Kind, Strategy
-from pktkit.errors import DoesNotFitError, PktkitError, StrategyError
+from pktkit.errors import DoesNotFitError, PktkitError, StrategyError, UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.outcomes import CellKey, StageRecord
@@ -57,15 +57,60 @@ def budget_for(task: Task, strategy: Strategy) -> Budget:
     return budget
 
 
-def transfer_rows(available: int, budget: Budget, seed: int) -> tuple[int, ...]:
-    """Draw the training rows of one seed, the same for every strategy, ascending."""
+def transfer_data(
+    probe: Probe,
+    budget: Budget,
+    seed: int,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> TransferData:
+    """Draw what one run may learn from; with equal budget and seed, every strategy gets the same.
+
+    The drawn rows carry gold answers, or the source's where `budget.labels` says so;
+    `budget.unlabelled` further prompts always carry the source's.
+
+    Raises:
+        UsageError: fewer prompts remain than `budget.unlabelled` asks for.
+    """
+    from pktkit.probe.answers import SUFFIX
+    from pktkit.training import TransferData
+
+    ids = [item.id for item in probe.encoded("train").items]
+    rows, further = transfer_rows(len(ids), budget, seed)
+    if budget.labels == "source" or further:
+        probe = probe.answered
+        asked = [*(rows if budget.labels == "source" else ()), *further]
+        wanted = {ids[row] for row in rows} if budget.labels == "gold" else set()
+        wanted |= {ids[row] + SUFFIX for row in asked}
+        rows = tuple(
+            row for row, item in enumerate(probe.encoded("train").items) if item.id in wanted
+        )
+    if progress is None:
+        return TransferData(probe, rows, budget, seed)
+    return TransferData(probe, rows, budget, seed, progress)
+
+
+def transfer_rows(
+    available: int, budget: Budget, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Draw the training rows of one seed, and further unlabelled ones, each ascending.
+
+    Raises:
+        UsageError: fewer rows remain than `budget.unlabelled` asks for.
+    """
     import torch
 
-    if budget.rows == 0 or budget.rows >= available:
-        return tuple(range(available))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(available, generator=generator)[: budget.rows]
-    return tuple(sorted(chosen.tolist()))
+    count = available if budget.rows == 0 else min(budget.rows, available)
+    if budget.unlabelled > available - count:
+        raise UsageError(
+            f"budget.unlabelled asks for {budget.unlabelled} further prompts, but of the "
+            f"{available} rows of split 'train' {count} are drawn as rows and "
+            f"{available - count} remain. Lower budget.rows or budget.unlabelled."
+        )
+    if count == available:
+        return tuple(range(available)), ()
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(seed)).tolist()
+    further = order[count : count + budget.unlabelled]
+    return tuple(sorted(order[:count])), tuple(sorted(further))
 
 
 def seeded(registry: Registry, kind: Kind, choice: Choice, seed: int) -> Choice:

@@ -235,11 +235,15 @@ def test_seeds_that_make_no_sense(text):
 
 
 def test_rows_depend_on_the_seed_alone():
-    budget = Budget(rows=10)
+    budget = Budget(rows=10, unlabelled=30)
     assert transfer_rows(100, budget, 1) == transfer_rows(100, budget, 1)
     assert transfer_rows(100, budget, 1) != transfer_rows(100, budget, 2)
-    assert len(set(transfer_rows(100, budget, 1))) == 10
-    assert transfer_rows(5, budget, 1) == tuple(range(5))
+    rows, further = transfer_rows(100, budget, 1)
+    assert (len(rows), len(further), len({*rows, *further})) == (10, 30, 40)
+    assert rows == transfer_rows(100, Budget(rows=10), 1)[0], "further prompts change no row"
+    assert transfer_rows(5, Budget(rows=10), 1) == (tuple(range(5)), ())
+    with pytest.raises(UsageError, match=r"asks for 91 further prompts, .* 90 remain"):
+        transfer_rows(100, Budget(rows=10, unlabelled=91), 1)
 
 
 def test_budget_is_the_tasks_then_the_strategys():

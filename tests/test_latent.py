@@ -17,7 +17,7 @@ from pktkit.tasks.base import SPLITS
 from pktkit.testing import tiny_loaded
 from pktkit.values import Alignment, Interface, Origin
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
-from pktkit_latent.aligner import SelfAnchor, SelfOptions, SemanticAligner, SemanticOptions
+from pktkit_latent.aligners import SelfAnchor, SelfOptions, SemanticAligner, SemanticOptions
 from pktkit_latent.injectors import (
     AllBlocksInjector,
     AllBlocksOptions,

@@ -71,6 +71,8 @@ def compare(
     dtype: str,
     device: str,
     max_length: int,
+    cache: Path | None,
+    state_dtype: str,
     overrides: tuple[str, ...],
     controls: bool,
     split: str,
@@ -99,6 +101,7 @@ def compare(
         dtype=dtype,
         device=device,
         max_length=max_length,
+        state_dtype=state_dtype,
         overrides=overrides,
         controls=controls,
         split=split,
@@ -112,7 +115,9 @@ def compare(
     with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished)
         try:
-            summary = run_comparison(plan, app.registry, directory, jobs=jobs, watcher=watcher)
+            summary = run_comparison(
+                plan, app.registry, directory, jobs=jobs, watcher=watcher, cache=cache
+            )
         except KeyboardInterrupt:
             click.echo(f"stopped  finished cells are in {directory.path}", err=True)
             raise
@@ -133,6 +138,7 @@ def _plan(
     dtype: str,
     device: str,
     max_length: int,
+    state_dtype: str,
     overrides: tuple[str, ...],
     controls: bool,
     split: str,
@@ -164,7 +170,7 @@ def _plan(
         tasks=tuple(chosen_tasks),
         seeds=parse_seeds(seeds),
         split=split,
-        settings=ProbeSettings(max_length=max_length),
+        settings=ProbeSettings(max_length=max_length, state_dtype=state_dtype),
         selection=app.selection,
         item_limit=limit,
     )

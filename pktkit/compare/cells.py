@@ -18,7 +18,7 @@ from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.registry import Registry
-from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_rows
+from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,17 +123,14 @@ class CellRunner:
         journal: Journal,
         progress: CellProgress | None,
     ) -> Transferred:
-        from pktkit.training import TransferData
-
-        task, probe = self._task(key.task), self._probe(key.task)
-        budget = budget_for(task, strategy)
-        rows = transfer_rows(len(probe.encoded("train").items), budget, key.seed)
+        probe = self._probe(key.task)
+        budget = budget_for(self._task(key.task), strategy)
 
         def report(step: int, steps: int, loss: float) -> None:
             if progress is not None:
                 progress(key, step, steps, loss)
 
-        data = TransferData(probe, rows, budget, key.seed, report)
+        data = transfer_data(probe, budget, key.seed, report)
         return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
 
     def _evaluate(self, model: LoadedModel, name: str) -> Sequence[ItemScore]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ def run_comparison(
     *,
     jobs: int | None = None,
     watcher: Watcher | None = None,
+    cache: Path | None = None,
 ) -> Summary:
     """Run every cell, record each as it finishes, and write the report.
 
@@ -54,6 +56,8 @@ def run_comparison(
         registry: for tasks, and for the plugins that contribute to the report.
         directory: receives cells, results and report.
         jobs: worker processes; 0 runs in this process, None chooses.
+        watcher: who is told.
+        cache: directory of readings that outlives the run; None keeps them for this run only.
 
     Raises:
         PktkitError: a model cannot be loaded, or a worker died.
@@ -65,8 +69,8 @@ def run_comparison(
             len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
         )
     results = []
-    with tempfile.TemporaryDirectory(prefix="pktkit-") as cache:
-        for result in run_cells(plan, cells, jobs=jobs, cache=Path(cache), progress=watcher.step):
+    with _readings(cache) as readings:
+        for result in run_cells(plan, cells, jobs=jobs, cache=readings, progress=watcher.step):
             directory.append_cell(result)
             watcher.finished(result)
             results.append(result)
@@ -81,6 +85,16 @@ def run_comparison(
     )
     directory.finish(summary, results)
     return summary
+
+
+@contextlib.contextmanager
+def _readings(cache: Path | None) -> Iterator[Path]:
+    """Give the user's directory of readings, or one that is removed at the end."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="pktkit-") as temporary:
+        yield Path(temporary)
 
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:

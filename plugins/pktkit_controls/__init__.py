@@ -26,6 +26,7 @@ def pktkit_strategies() -> list[Component]:
         _strategy("source", "SOURCE", "the source itself: the ceiling"),
         _strategy("sft", "SFT", "fine-tuning on the same rows and steps, no source"),
         _strategy("kd", "KD", "fine-tuning plus KL to the source's outputs"),
+        _strategy("seqkd", "SEQKD", "fine-tuning on what the source answers, no gold labels"),
     ]
 
 

@@ -29,3 +29,12 @@ KD = Strategy(
     role="baseline",
     summary="fine-tuning plus KL to the source's output distribution",
 )
+
+SEQKD = Strategy(
+    name="seqkd",
+    injector=Choice("fine-tune", {"output": "cross-entropy"}),
+    role="baseline",
+    budget={"labels": "source"},
+    summary="sequence-level distillation: fine-tuning on the source's answers, no gold labels",
+    reference="arXiv 1606.07947",
+)
