@@ -18,7 +18,7 @@ from pktkit.recording import forward, record
 from pktkit.training import Budget, train
 from pktkit.values import Alignment, Interface
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
-from pktkit_latent.aligner import SemanticAligner, SemanticOptions
+from pktkit_latent.aligners import SemanticAligner, SemanticOptions
 from pktkit_latent.injectors import (
     AllBlocksInjector,
     AllBlocksOptions,

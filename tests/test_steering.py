@@ -17,7 +17,7 @@ from pktkit.settings import ProbeSettings
 from pktkit.state_maps import Readout, identity
 from pktkit.tasks.base import SPLITS
 from pktkit.values import Alignment, Interface, LayerLink, LayerMap, Origin, Space, TargetStates
-from pktkit_latent.aligner import SemanticAligner, SemanticOptions
+from pktkit_latent.aligners import SemanticAligner, SemanticOptions
 from pktkit_latent.confidence import gold_confidence
 from pktkit_latent.injectors import (
     AllBlocksInjector,
@@ -148,7 +148,7 @@ def test_relations_are_compared_across_widths(name, term):
         assert layer[-1] < layer[0]
 
 
-@pytest.mark.parametrize("term", ["cosine", "centred-cosine", "mse", "fisher"])
+@pytest.mark.parametrize("term", ["cosine", "centred-cosine", "mse", "fisher", "fisher-scaled"])
 def test_terms_of_one_space_are_refused_where_states_are_not(term):
     pair = pair_of("llama")
     probe = Probe(pair, word_task())
@@ -318,7 +318,9 @@ def test_token_weights_change_the_layer_term_and_need_one_per_token():
         done, _ = run(AllBlocksInjector(options), pair, semantic(pair, probe), data_for(probe))
         losses.append(done.losses["layer"])
     assert losses[0] != losses[1]
-    with pytest.raises(UsageError, match=r"relation.*cosine, centred-cosine, mse, fisher"):
+    with pytest.raises(
+        UsageError, match=r"relation.*cosine, centred-cosine, mse, fisher, fisher-scaled"
+    ):
         AllBlocksOptions(layer_term="relation", token_weight="source-confidence")
 
 

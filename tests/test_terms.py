@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pktkit.similarity import linear_cka
 from pktkit_latent import fisher
-from pktkit_latent.fisher import fisher_distance
+from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
 from pktkit_latent.terms import (
     LAYER_TERMS,
     centred_cosine_distance,
@@ -158,6 +158,18 @@ def test_fisher_ignores_a_constant_added_to_all_logits():
     torch.testing.assert_close(
         fisher_distance(raised)(states, wanted), fisher_distance(head)(states, wanted)
     )
+
+
+@given(seed=seeds, scale=st.floats(1e-3, 1e3))
+@settings(max_examples=15, deadline=None)
+def test_scaled_fisher_ignores_the_length_of_aligned_states_only(seed, scale):
+    distance = scaled_fisher_distance(draw(seed, 13, 5))
+    states, wanted = draw(seed + 1, 7, 5), draw(seed + 2, 7, 5)
+    torch.testing.assert_close(distance(states, scale * wanted), distance(states, wanted))
+    assert distance(states, scale * states).item() == pytest.approx(0, abs=1e-5)
+    level = wanted * (states.norm() / wanted.norm())
+    plain = fisher_distance(draw(seed, 13, 5))
+    torch.testing.assert_close(distance(states, wanted), plain(states, level))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from pktkit.state_maps import unit_length
-from pktkit_latent.fisher import fisher_distance
+from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +103,7 @@ LAYER_TERMS: Mapping[str, LayerTerm] = {
     "centred-cosine": LayerTerm(lambda head: centred_cosine_distance),
     "mse": LayerTerm(lambda head: mse_distance),
     "fisher": LayerTerm(fisher_distance, in_target_space=True),
+    "fisher-scaled": LayerTerm(scaled_fisher_distance, in_target_space=True),
     "relation": LayerTerm(lambda head: relation_distance, paired=False),
     "cka": LayerTerm(lambda head: cka_distance, paired=False),
 }
