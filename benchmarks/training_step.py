@@ -2,7 +2,9 @@
 
 Two pairs: the embedded one on its task `compose`, and random llamas (8 × 512 → 6 × 256, V 8000)
 on sequences of 128 tokens of which 64 are supervised. Arms take turns; medians over all steps of
-all turns. `once` is what a run spends before its first step, readings of the source apart.
+all turns. Seconds are of processor time, so that other work on the machine counts little; with
+one thread they are wall time on an idle one. `once` is what a run spends before its first step,
+readings of the source apart.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/training_step.py [STEPS] [TURNS]
 """
@@ -69,7 +71,7 @@ def random_llamas() -> tuple[ModelPair, Task, Budget]:
         evaluator=Choice("exact-match"),
         card=TaskCard(summary="", metric="", splitting=""),
     )
-    return ModelPair(source, target), task, Budget(batch_size=8, learning_rate=1e-4)
+    return ModelPair(source, target), task, Budget(batch_size=4, learning_rate=1e-4)
 
 
 def arms(pair: ModelPair, probe: Probe, registry: Registry) -> Mapping[str, Arm]:
@@ -163,7 +165,7 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     turns = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     measure("embedded pair, compose", *embedded(), steps, turns)
-    measure("8 × 512 → 6 × 256, V 8000", *random_llamas(), max(6, steps // 6), turns)
+    measure("8 × 512 → 6 × 256, V 8000", *random_llamas(), max(6, steps // 10), turns)
 
 
 if __name__ == "__main__":

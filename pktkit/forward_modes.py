@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
     from pktkit.pair import LoadedModel
 
-_MARKS = ("gradient_checkpointing", "_gradient_checkpointing_func")
+_MARKS = (
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "_require_grads_hook",
+    "_require_grads_hooks",
+)
 """Attributes that transformers sets on modules when checkpointing is switched on."""
 
 
@@ -50,6 +55,9 @@ def checkpointing(target: LoadedModel, *, on: bool) -> Iterator[None]:
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     try:
         enable({"use_reentrant": False})
+        # only reentrant checkpoints need inputs that require gradients; they would cost the
+        # backward pass of frozen blocks
+        model.disable_input_require_grads()
         yield
     finally:
         for module, marks in zip(modules, before, strict=True):

@@ -17,8 +17,8 @@ from pktkit.settings import ProbeSettings
 from pktkit.state_maps import Readout, identity
 from pktkit.tasks.base import SPLITS
 from pktkit.values import Alignment, Interface, LayerLink, LayerMap, Origin, Space, TargetStates
-from pktkit_latent.aligners.semantic import SemanticAligner, SemanticOptions
-from pktkit_latent.confidence import CONFIDENCE, gold_confidence
+from pktkit_latent.aligners import SemanticAligner, SemanticOptions
+from pktkit_latent.confidence import gold_confidence
 from pktkit_latent.injectors import (
     AllBlocksInjector,
     AllBlocksOptions,
@@ -148,7 +148,7 @@ def test_relations_are_compared_across_widths(name, term):
         assert layer[-1] < layer[0]
 
 
-@pytest.mark.parametrize("term", ["cosine", "centred-cosine", "mse", "fisher"])
+@pytest.mark.parametrize("term", ["cosine", "centred-cosine", "mse", "fisher", "fisher-scaled"])
 def test_terms_of_one_space_are_refused_where_states_are_not(term):
     pair = pair_of("llama")
     probe = Probe(pair, word_task())
@@ -200,9 +200,9 @@ def test_prepared_states_are_those_read_step_by_step(shuffled, interface):
     batch = collate(probe.encoded("train"), [3, 0, 5], pad_id=0, device="cpu")
     kept = (~batch.ending).nonzero().squeeze(1)
     ours, theirs = (w.read(batch, (0, 2), kept) for w in (prepared, live))
-    for block in (0, 2):
-        assert ours[block].shape == (len(kept), 32)
-        torch.testing.assert_close(ours[block], theirs[block])
+    assert ours.shape == (2, len(kept), 32)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(prepared.read(batch, (2,), kept)[0], theirs[1])
 
 
 @pytest.mark.parametrize("reason", ["too large", "more rows than the run sees"])
@@ -289,7 +289,7 @@ def test_confidence_is_the_sources_probability_of_gold_over_its_mean():
     chances = probe.logits("train").read([0, 2, 4]).softmax(1)
     gold = chances.gather(1, batch.gold[:, None]).squeeze(1)
     kept = (~batch.ending).nonzero().squeeze(1)
-    weights = found.read([0, 2, 4], [CONFIDENCE], kept)[CONFIDENCE]
+    weights = found.read([0, 2, 4], [0], kept)[0]
     torch.testing.assert_close(weights, gold[kept] / gold[kept].mean())
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
 
@@ -303,8 +303,8 @@ def test_confidence_of_the_placebos_is_that_of_whose_states_are_read():
     shuffled = gold_confidence(data, Origin.SOURCE, other, answers_only=False)
     plain = gold_confidence(data, Origin.SOURCE, (), answers_only=False)
     own = gold_confidence(data, Origin.TARGET, (), answers_only=False)
-    read = [f.read([0], [CONFIDENCE], everything)[CONFIDENCE] for f in (shuffled, plain, own)]
-    stand_in = plain.read([1], [CONFIDENCE], everything)[CONFIDENCE]
+    read = [f.read([0], [0], everything)[0] for f in (shuffled, plain, own)]
+    stand_in = plain.read([1], [0], everything)[0]
     torch.testing.assert_close(read[0], stand_in)
     assert not torch.allclose(read[1], read[2])
 
@@ -318,7 +318,9 @@ def test_token_weights_change_the_layer_term_and_need_one_per_token():
         done, _ = run(AllBlocksInjector(options), pair, semantic(pair, probe), data_for(probe))
         losses.append(done.losses["layer"])
     assert losses[0] != losses[1]
-    with pytest.raises(UsageError, match=r"relation.*cosine, centred-cosine, mse, fisher"):
+    with pytest.raises(
+        UsageError, match=r"relation.*cosine, centred-cosine, mse, fisher, fisher-scaled"
+    ):
         AllBlocksOptions(layer_term="relation", token_weight="source-confidence")
 
 

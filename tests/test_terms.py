@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pktkit.similarity import linear_cka
 from pktkit_latent import fisher
-from pktkit_latent.fisher import fisher_distance
+from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
 from pktkit_latent.terms import (
     LAYER_TERMS,
     centred_cosine_distance,
@@ -160,6 +160,18 @@ def test_fisher_ignores_a_constant_added_to_all_logits():
     )
 
 
+@given(seed=seeds, scale=st.floats(1e-3, 1e3))
+@settings(max_examples=15, deadline=None)
+def test_scaled_fisher_ignores_the_length_of_aligned_states_only(seed, scale):
+    distance = scaled_fisher_distance(draw(seed, 13, 5))
+    states, wanted = draw(seed + 1, 7, 5), draw(seed + 2, 7, 5)
+    torch.testing.assert_close(distance(states, scale * wanted), distance(states, wanted))
+    assert distance(states, scale * states).item() == pytest.approx(0, abs=1e-5)
+    level = wanted * (states.norm() / wanted.norm())
+    plain = fisher_distance(draw(seed, 13, 5))
+    torch.testing.assert_close(distance(states, wanted), plain(states, level))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fisher_in_pieces_is_fisher_in_one(monkeypatch, dtype):
     head = draw(1, 130, 5).to(dtype)
@@ -210,3 +222,17 @@ def test_centring_is_what_makes_the_cosine_centred():
         centred_cosine_distance(states, wanted),
         cosine_distance(states - states.mean(0), wanted - wanted.mean(0)),
     )
+
+
+@pytest.mark.parametrize("name", LAYER_TERMS)
+@pytest.mark.parametrize("tokens", [4, 60])
+def test_several_blocks_give_their_mean(name, tokens):
+    states, wanted = draw(1, 3, tokens, 5), draw(2, 3, tokens, 5)
+    states[1] *= 20
+    distance = opened(name)
+    each = torch.stack([distance(s, w) for s, w in zip(states, wanted, strict=True)])
+    torch.testing.assert_close(distance(states, wanted), each.mean())
+    if LAYER_TERMS[name].paired:
+        weights = draw(3, tokens).abs()
+        each = torch.stack([distance(s, w, weights) for s, w in zip(states, wanted, strict=True)])
+        torch.testing.assert_close(distance(states, wanted, weights), each.mean())

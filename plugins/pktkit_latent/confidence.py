@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.training import TransferData
 
-CONFIDENCE = 0
-"""Name of the one value in the rows that `gold_confidence` returns."""
-
 
 def gold_confidence(
     data: TransferData, origin: Origin, other: Sequence[int], *, answers_only: bool
@@ -48,7 +45,7 @@ def gold_confidence(
     flat, mask = torch.cat(confidence), torch.cat(counted)
     mean = flat[mask].mean() if bool(mask.any()) else flat.mean()
     counts = {row: items[row].supervised_count for row in rows}
-    return RowValues(counts, {CONFIDENCE: flat / mean.clamp(min=1e-30)})
+    return RowValues(counts, (flat / mean.clamp(min=1e-30))[None])
 
 
 def _gold(logits: Tensor, items: Sequence[EncodedItem]) -> tuple[Tensor, ...]:

@@ -28,17 +28,43 @@ def fisher_distance(head: Tensor) -> Distance:
 
     def distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return `½ mean (Σ p δ² − (Σ p δ)²)` over tokens, in nats."""
-        shares = states.new_ones(states.shape[0]) if weights is None else weights
+        tokens, width = states.shape[-2:]
+        shares = states.new_ones(tokens) if weights is None else weights
         value: Tensor = _HalfVariance.apply(
-            states.float(), wanted.detach().float(), shares.detach().float(), head.detach()
+            states.float().reshape(-1, width),
+            wanted.detach().float().reshape(-1, width),
+            shares.detach().float().repeat(states.numel() // (tokens * width)),
+            head.detach(),
         )
         return value
 
     return distance
 
 
+def scaled_fisher_distance(head: Tensor) -> Distance:
+    """Return `fisher_distance` of aligned states that are first brought to the states' length.
+
+    A map from normalised states decides on a direction; the length of what it returns says
+    nothing, and where it is far from the target's, it fills δ and flattens p. Here each block's
+    aligned states are multiplied by one number, the ratio of both sides' root mean squares over
+    the batch, which carries no gradient. Not published.
+    """
+    distance = fisher_distance(head)
+
+    def scaled(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the distance to the scaled states, in nats."""
+        length, given = (
+            torch.linalg.vector_norm(side.detach().float(), dim=(-2, -1), keepdim=True)
+            for side in (states, wanted)
+        )
+        ratio = torch.where(given > 0, length / given, torch.ones_like(given))
+        return distance(states, wanted.float() * ratio, weights)
+
+    return scaled
+
+
 class _HalfVariance(torch.autograd.Function):
-    """The term with its gradient, `−` nothing of vocabulary size kept for the backward pass."""
+    """The term with its gradient; nothing of vocabulary size is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, wanted: Tensor, shares: Tensor, head: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pktkit.objectives import OUTPUT_TERMS, OutputTerm
 from pktkit.pair import vocab_size
 from pktkit.training import Auxiliary
 from pktkit.values import TargetStates
-from pktkit_latent.confidence import CONFIDENCE, gold_confidence
+from pktkit_latent.confidence import gold_confidence
 from pktkit_latent.schedules import Focus, LayerSchedule
 from pktkit_latent.terms import LAYER_TERMS, Distance
 from pktkit_latent.wanted import RowValues, Wanted
@@ -36,8 +36,8 @@ class Steering:
 
     Arguments:
         wanted: aligned states by row; None when the layer weight is 0.
-        distance: the layer term.
-        schedule: weight of the mean of the layer terms over blocks.
+        distance: the layer term, a mean over blocks.
+        schedule: its weight.
         focus: which blocks are steered when.
         output_term: loss on the logits.
         output_weight: multiplies it.
@@ -101,7 +101,7 @@ class Steering:
         return self.focus.at(share) if self._weight(share) > 0 else ()
 
     def terms(self, view: StepView) -> Mapping[str, Tensor]:
-        """Return `layer` (weighted mean over blocks) and the output terms, where they count."""
+        """Return `layer` and the output terms, weighted, where they count."""
         terms = {}
         weight = self._weight(view.share)
         if weight > 0:
@@ -118,24 +118,23 @@ class Steering:
         assert self.wanted is not None
         blocks, kept = self.focus.at(view.share), self._kept(view.batch)
         wanted = self.wanted.read(view.batch, blocks, kept)
-        weights = None
-        if self.confidence is not None:
-            weights = self.confidence.read(view.batch.rows, [CONFIDENCE], kept)[CONFIDENCE]
-            weights = weights.to(kept.device)
         interface = self.wanted.states.interface
-        losses = [
-            self.distance(
-                self._read_out(block, view.recording.states(block, interface, kept)),
-                wanted[block],
-                weights,
-            )
-            for block in blocks
-        ]
-        return torch.stack(losses).mean()
+        states = torch.stack(
+            [
+                self._read_out(block, view.recording.states(block, interface, kept))
+                for block in blocks
+            ]
+        )
+        return self.distance(states, wanted, self._weights(view.batch, kept))
 
     def _read_out(self, block: int, states: Tensor) -> Tensor:
         precise = states.float()
         return self.readouts[block](precise) if block in self.readouts else precise
+
+    def _weights(self, batch: Batch, kept: Tensor) -> Tensor | None:
+        if self.confidence is None:
+            return None
+        return self.confidence.read(batch.rows, self.confidence.names, kept)[0]
 
     def _kept(self, batch: Batch) -> Tensor:
         """Return which predicting positions the layer terms look at, `[kept]` int64.

@@ -1,8 +1,10 @@
 """Layer terms: how far a target's block states are from the aligned states.
 
-Each takes states `[tokens, D]` and wanted states `[tokens, E]` and returns one number; wanted
-states carry no gradient. All compute in fp32. Terms that compare state by state need equal widths
-and take a weight per token; terms on relations among the tokens need neither.
+Each takes states `[blocks, tokens, D]` and wanted states `[blocks, tokens, E]` and returns the
+mean over blocks, all of them at once because a step has many small ones; one block may come
+without its dimension. Wanted states carry no gradient. All compute in fp32. Terms that compare
+state by state need equal widths and take a weight per token; terms on relations among the tokens
+need neither.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from pktkit.state_maps import unit_length
-from pktkit_latent.fisher import fisher_distance
+from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +46,7 @@ class LayerTerm:
 
 
 def cosine_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return `1 − mean cos`, over tokens `[tokens, D]`, in fp32. Zero states count as cos 0."""
+    """Return `1 − mean cos`, over tokens, in fp32. Zero states count as cos 0."""
     cosines = functional.cosine_similarity(states.float(), wanted.float(), dim=-1)
     return 1 - cosines.mean() if weights is None else ((1 - cosines) * weights).mean()
 
@@ -65,7 +67,7 @@ def mse_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) 
     Centre and scale (one number per side) are those of the batch. Unlike cosines it counts a
     token by how far it lies from the mean. It lies between 0 and 4; unrelated states give 2.
     """
-    errors = (_standardised(states) - _standardised(wanted)).square().mean(dim=1)
+    errors = (_standardised(states) - _standardised(wanted)).square().mean(dim=-1)
     return errors.mean() if weights is None else (errors * weights).mean()
 
 
@@ -77,12 +79,12 @@ def relation_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = N
     matter. Zero states have cosine 0 with everything.
     """
     ours, theirs = unit_length(_centred(states)), unit_length(_centred(wanted))
-    tokens = ours.shape[0]
-    if tokens <= max(ours.shape[1], theirs.shape[1]):
-        return (ours @ ours.T - theirs @ theirs.T).square().mean()
+    tokens = ours.shape[-2]
+    if tokens <= max(ours.shape[-1], theirs.shape[-1]):
+        return (ours @ ours.mT - theirs @ theirs.mT).square().mean()
     # the same number through matrices of the widths' size, which many tokens leave smaller
     squared = _overlap(ours, ours) + _overlap(theirs, theirs) - 2 * _overlap(ours, theirs)
-    return squared / tokens**2
+    return (squared / tokens**2).mean()
 
 
 def cka_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -93,7 +95,7 @@ def cka_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) 
     """
     ours, theirs = _scaled(_centred(states)), _scaled(_centred(wanted))
     norm = (_overlap(ours, ours) * _overlap(theirs, theirs)).clamp(min=1e-30).sqrt()
-    return 1 - _overlap(ours, theirs) / norm
+    return 1 - (_overlap(ours, theirs) / norm).mean()
 
 
 LAYER_TERMS: Mapping[str, LayerTerm] = {
@@ -101,6 +103,7 @@ LAYER_TERMS: Mapping[str, LayerTerm] = {
     "centred-cosine": LayerTerm(lambda head: centred_cosine_distance),
     "mse": LayerTerm(lambda head: mse_distance),
     "fisher": LayerTerm(fisher_distance, in_target_space=True),
+    "fisher-scaled": LayerTerm(scaled_fisher_distance, in_target_space=True),
     "relation": LayerTerm(lambda head: relation_distance, paired=False),
     "cka": LayerTerm(lambda head: cka_distance, paired=False),
 }
@@ -109,13 +112,14 @@ LAYER_TERMS: Mapping[str, LayerTerm] = {
 
 def _centred(states: Tensor) -> Tensor:
     precise = states.float()
-    return precise - precise.mean(dim=0)
+    return precise - precise.mean(dim=-2, keepdim=True)
 
 
 def _standardised(states: Tensor) -> Tensor:
     """Return centred states over the root of their mean square; constant states give zeros."""
     centred = _centred(states)
-    scale = centred.norm() / centred.numel() ** 0.5
+    entries = centred.shape[-2] * centred.shape[-1]
+    scale = torch.linalg.vector_norm(centred, dim=(-2, -1), keepdim=True) / entries**0.5
     return centred / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
@@ -124,12 +128,12 @@ def _scaled(states: Tensor) -> Tensor:
 
     The divisor is a constant to the gradient, which is exact where the scale does not matter.
     """
-    largest = states.detach().abs().amax()
+    largest = states.detach().abs().amax(dim=(-2, -1), keepdim=True)
     return states / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def _overlap(left: Tensor, right: Tensor) -> Tensor:
-    """Return `‖LᵀR‖²`, which is the inner product of `LLᵀ` and `RRᵀ`, by the smaller matrices."""
-    if left.shape[0] <= max(left.shape[1], right.shape[1]):
-        return ((left @ left.T) * (right @ right.T)).sum()
-    return (left.T @ right).square().sum()
+    """Return `‖LᵀR‖²` per block, the inner product of `LLᵀ` and `RRᵀ`, by the smaller matrices."""
+    if left.shape[-2] <= max(left.shape[-1], right.shape[-1]):
+        return ((left @ left.mT) * (right @ right.mT)).sum(dim=(-2, -1))
+    return (left.mT @ right).square().sum(dim=(-2, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,32 +35,33 @@ def item_permutation(rows: int, seed: int) -> list[int]:
 
 @attrs.define(eq=False)
 class RowValues:
-    """Flat values `[tokens, …]` of chosen rows, found by row.
+    """Values per position of chosen rows, found by row.
 
     Arguments:
         counts: positions per chosen row.
-        values: by name, row after row.
+        values: `[names, tokens, …]`, row after row in the order of `counts`.
+        names: what the first dimension counts, e.g. target blocks.
     """
 
     counts: Mapping[int, int]
-    values: Mapping[int, Tensor]
+    values: Tensor
+    names: tuple[int, ...] = (0,)
     _positions: dict[int, Tensor] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        starts, position = {}, 0
+        self._positions, position = {}, 0
         for row, count in self.counts.items():
-            starts[row] = torch.arange(position, position + count)
+            self._positions[row] = torch.arange(position, position + count)
             position += count
-        self._positions = starts
 
-    def read(self, rows: Sequence[int], names: Sequence[int], kept: Tensor) -> dict[int, Tensor]:
-        """Return the kept positions of `rows` by name; `kept` indexes their concatenation."""
+    def read(self, rows: Sequence[int], names: Sequence[int], kept: Tensor) -> Tensor:
+        """Return `[names, kept, …]`, on the device of `kept`, which indexes the rows' positions."""
         positions = torch.cat([self._positions[row] for row in rows])
-        positions = positions.to(kept.device)[kept]
-        return {
-            name: self.values[name].index_select(0, positions.to(self.values[name].device))
-            for name in names
-        }
+        positions = positions.to(kept.device)[kept].to(self.values.device)
+        if tuple(names) == self.names:
+            return self.values.index_select(1, positions).to(kept.device)
+        chosen = [self.values[self.names.index(name)] for name in names]
+        return torch.stack([v.index_select(0, positions) for v in chosen]).to(kept.device)
 
 
 @attrs.define(eq=False)
@@ -95,8 +97,8 @@ class Wanted:
             wanted.prepared = wanted._prepare(data, device)
         return wanted
 
-    def read(self, batch: Batch, blocks: Sequence[int], kept: Tensor) -> dict[int, Tensor]:
-        """Return aligned states `[kept, D]` in fp32 by target block, on the device of `kept`.
+    def read(self, batch: Batch, blocks: Sequence[int], kept: Tensor) -> Tensor:
+        """Return aligned states `[blocks, kept, D]` in fp32, on the device of `kept`.
 
         Arguments:
             batch: the micro-batch.
@@ -104,55 +106,46 @@ class Wanted:
             kept: `[kept]` int64, which of the batch's predicting positions.
         """
         if self.prepared is not None:
-            found = self.prepared.read(batch.rows, blocks, kept)
-            return {block: tensor.to(kept.device) for block, tensor in found.items()}
-        return self._map(batch.rows, batch.counts, blocks, kept.device, kept)
-
-    def stand_ins(self, rows: Sequence[int]) -> Sequence[int]:
-        """Return the rows whose states are read for `rows`: themselves, or others."""
-        return [self.other[row] for row in rows] if self.other else rows
+            return self.prepared.read(batch.rows, blocks, kept)
+        return self._map(batch.rows, batch.counts, blocks, kept)
 
     def _map(
         self,
         rows: Sequence[int],
         counts: Sequence[int],
         blocks: Sequence[int],
-        device: torch.device,
-        kept: Tensor | None = None,
-    ) -> dict[int, Tensor]:
-        read = self.reader.read(self.stand_ins(rows), counts)
-        origin = {block: tensor.to(device) for block, tensor in read.items()}
-        if kept is not None:
-            origin = {block: tensor[kept] for block, tensor in origin.items()}
-        origin = {block: tensor.float() for block, tensor in origin.items()}
+        kept: Tensor,
+    ) -> Tensor:
+        stand_ins = [self.other[row] for row in rows] if self.other else rows
+        read = self.reader.read(stand_ins, counts)
+        # cut to what is kept before anything is computed, and computed in single precision
+        origin = {b: tensor.to(kept.device)[kept].float() for b, tensor in read.items()}
         with torch.no_grad():
-            return {block: self.states.states(block, origin) for block in blocks}
+            return torch.stack([self.states.states(block, origin) for block in blocks])
 
     def _prepare(self, data: TransferData, device: torch.device) -> RowValues | None:
         """Map the states of all rows of the run, or return None where they do not fit."""
         rows, blocks = sorted(data.rows), self.states.blocks
         index = RowIndex.of(data.probe.encoded("train"))
         counts = {row: index.counts[row] for row in rows}
-        parts: dict[int, list[Tensor]] = {block: [] for block in blocks}
-        place, limit = device, data.probe.settings.max_bytes
+        total, position = sum(counts.values()), 0
+        values: Tensor | None = None
         for start in range(0, len(rows), data.probe.settings.batch_size):
             some = rows[start : start + data.probe.settings.batch_size]
-            mapped = self._map(some, [counts[row] for row in some], blocks, device)
-            if start == 0:
-                size = _total_bytes(mapped) * sum(counts.values()) / sum(counts[r] for r in some)
-                if size > limit:
+            lengths = [counts[row] for row in some]
+            mapped = self._map(some, lengths, blocks, torch.arange(sum(lengths), device=device))
+            if values is None:
+                shape = (len(blocks), total, mapped.shape[2])
+                size = math.prod(shape) * mapped.element_size()
+                if size > data.probe.settings.max_bytes:
                     return None
-                place = _place(device, size)
-            for block in blocks:
-                parts[block].append(mapped[block].to(place))
-        return RowValues(counts, {block: torch.cat(parts[block]) for block in blocks})
+                values = mapped.new_empty(shape, device=_place(device, size))
+            values[:, position : position + sum(lengths)] = mapped
+            position += sum(lengths)
+        return None if values is None else RowValues(counts, values, blocks)
 
 
-def _total_bytes(tensors: Mapping[int, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _place(device: torch.device, size: float) -> torch.device:
+def _place(device: torch.device, size: int) -> torch.device:
     """Return where prepared states are kept: beside the target if they leave it room enough."""
     if device.type == "cuda" and size > FREE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return torch.device("cpu")
