@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
+    from pktkit.components import Choice
     from pktkit.outcomes import CellResult
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
@@ -33,10 +35,12 @@ class Watcher:
     Arguments:
         step: called with (cell, step, steps, loss).
         finished: called with each cell's result.
+        analysing: called with the name of each analysis and the task, when it starts.
     """
 
     step: CellProgress = lambda key, step, steps, loss: None
     finished: Callable[[CellResult], None] = lambda result: None
+    analysing: Callable[[str, str], None] = lambda name, task: None
 
 
 def run_comparison(
@@ -46,6 +50,7 @@ def run_comparison(
     *,
     jobs: int | None = None,
     watcher: Watcher | None = None,
+    analyses: Sequence[Choice] = (),
 ) -> Summary:
     """Run every cell, record each as it finishes, and write the report.
 
@@ -54,6 +59,7 @@ def run_comparison(
         registry: for tasks, and for the plugins that contribute to the report.
         directory: receives cells, results and report.
         jobs: worker processes; 0 runs in this process, None chooses.
+        analyses: run on the pair after the cells, on every task; each becomes a section.
 
     Raises:
         PktkitError: a model cannot be loaded, or a worker died.
@@ -70,6 +76,7 @@ def run_comparison(
             directory.append_cell(result)
             watcher.finished(result)
             results.append(result)
+        sections = analysed(plan, registry, directory, analyses, cache=Path(cache), watcher=watcher)
     position = {key: index for index, key in enumerate(cells)}
     results.sort(key=lambda result: position[result.key])
     summary = summarise(
@@ -79,7 +86,8 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
-    directory.finish(summary, results)
+    sections += contributed(summary, registry, directory)
+    directory.finish(summary, results, sections)
     return summary
 
 
