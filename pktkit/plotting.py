@@ -147,6 +147,7 @@ def lines(
                 if line.label:
                     legend.setdefault(line.label, handle)
             _ticks(axes, panel.ticks)
+            axes.set_xlim(-0.3, len(panel.ticks) - 0.7)
             axes.set_title(panel.title, loc="left")
             axes.set_ylabel(label)
             axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import chosen_pair, model_options
 from pktkit.cli.tables import table
@@ -23,6 +24,8 @@ from pktkit.errors import UsageError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from pktkit.analysis import AnalysisContext, AnalysisResult, Outcome
+    from pktkit.outcomes import ReportSection
+    from pktkit.pair import LoadedModel, ModelPair
     from pktkit.registry import Registry
 
 DEFAULT_TASK = "compose"
@@ -94,6 +97,7 @@ def analyze(
     from pktkit.checkpoints import require_writable
     from pktkit.compare.plan import choose_task
 
+    logs.configure(app.verbosity)
     registry = app.registry
     source, target, embedded = chosen_pair(source, target)
     if task_name is None and not embedded:
@@ -214,10 +218,14 @@ def write(directory: Path, outcomes: Sequence[Outcome], context: AnalysisContext
 
 
 def _files(outcomes: Sequence[Outcome], context: AnalysisContext) -> dict[str, bytes]:
-    from pktkit.report.html import page, section_html
+    from pktkit import __version__
+    from pktkit.report.html import facts_html, page, section_html
 
+    pair, task = context.pair, context.probe.task.name
+    models = [f"{x.name}: {x.anatomy.n_blocks} blocks × {x.anatomy.width}" for x in _models(pair)]
+    seed, split = f"seed {context.seed}", f"split {context.split}"
     files: dict[str, bytes] = {}
-    sections = []
+    sections = [facts_html([*models, split, seed, f"pktkit {__version__}"])]
     for outcome in outcomes:
         name, result = outcome.choice.name, outcome.result
         if result is None:
@@ -228,12 +236,15 @@ def _files(outcomes: Sequence[Outcome], context: AnalysisContext) -> dict[str, b
         document = _document(outcome.choice, result, list(pictures), context)
         files[f"{name}.json"] = f"{document}\n".encode()
         sections.append(section_html(result.section()))
-    pair = context.pair
-    title = f"Analysis of {pair.source.name} → {pair.target.name} on {context.probe.task.name}"
+    title = f"Analysis of {pair.source.name} → {pair.target.name} on {task}"
     return files | {PAGE: page(title, sections).encode()}
 
 
-def _failed(outcome: Outcome) -> Any:
+def _models(pair: ModelPair) -> tuple[LoadedModel, LoadedModel]:
+    return pair.source, pair.target
+
+
+def _failed(outcome: Outcome) -> ReportSection:
     from pktkit.outcomes import ReportSection
 
     return ReportSection(outcome.choice.name, f"Failed: {outcome.error}")
@@ -281,7 +292,7 @@ def _print(outcome: Outcome) -> None:
     result = outcome.result
     if result is None:
         return
-    click.echo(f"{result.title} ({outcome.choice.name})")
+    click.echo(f"{outcome.choice.name} · {result.title}")
     if result.table is not None:
         figures = range(1, len(result.table.headings))
         click.echo(table(result.table.headings, result.table.rows, right=figures))

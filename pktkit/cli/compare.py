@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import chosen_pair, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, UsageError
@@ -93,6 +94,7 @@ def compare(
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
+    logs.configure(app.verbosity)
     chosen = choose_analyses(app.registry, names(analyses)) if analyses is not None else []
     plan = _plan(
         app.registry,

@@ -71,7 +71,7 @@ def analysed(
             section = outcome.result.section(f"{outcome.result.title} · {name}")
             sections.append(section)
             data = json.dumps(plain(outcome.result.data), indent=2, allow_nan=False)
-            directory.write(f"{slug(title)}.json", f"{data}\n")
+            directory.write(f"{slug(section.title)}.json", f"{data}\n")
     return sections
 
 

@@ -52,6 +52,11 @@ def section_html(section: ReportSection) -> str:
     )
 
 
+def facts_html(facts: Sequence[str]) -> str:
+    """Return facts about a run as one line; nothing without any."""
+    return f'<p class="facts">{html.escape(" · ".join(facts))}</p>' if facts else ""
+
+
 def table_html(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -170,7 +175,7 @@ def _facts(plan: Mapping[str, Any]) -> str:
     packages = plan.get("packages")
     if isinstance(packages, Mapping) and "pktkit" in packages:
         facts.append(f"pktkit {packages['pktkit']}")
-    return f'<p class="facts">{html.escape(" · ".join(facts))}</p>' if facts else ""
+    return facts_html(facts)
 
 
 def _markdown(text: str) -> str:

@@ -11,6 +11,7 @@ import attrs
 from pktkit.report import numbers
 
 WIDTH = 380.0
+CURVE_WIDTH = 190.0
 ROW = 24.0
 _NAME_WIDTH = 110.0
 _NAME_LETTERS = 17
@@ -48,8 +49,7 @@ def forest(spans: Sequence[Span], *, title: str) -> str:
     low = min(0.0, *(span.low for span in spans))
     high = max(0.0, *(span.high for span in spans))
     ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-    scale = (WIDTH - _NAME_WIDTH - _MARGIN) / (high - low)
+    scale = (WIDTH - _NAME_WIDTH - _MARGIN) / ((high - low) or 1.0)
     height = ROW * len(spans) + 22
 
     def x(value: float) -> float:
@@ -59,7 +59,7 @@ def forest(spans: Sequence[Span], *, title: str) -> str:
     for tick in ticks:
         kind = "zero" if tick == 0 else "axis"
         parts.append(_line(x(tick), 4, x(tick), height - 18, kind))
-        parts.append(_text(x(tick), height - 4, numbers.signed(tick), "soft", "middle"))
+        parts.append(_text(x(tick), height - 4, _tick(tick), "soft", "middle"))
     for place, span in enumerate(spans):
         y = ROW * place + ROW / 2 + 4
         parts.append(_text(0, y + 4, _cut(span.name)))
@@ -74,11 +74,11 @@ def curve(values: Sequence[float], *, title: str) -> str:
     """Draw one falling (or not) curve over a run, with its first and last value."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
-        return _svg([_text(0, 20, "not finite")], 30, title)
+        return _svg([_text(0, 20, "not finite")], 30, title, CURVE_WIDTH)
     low, high = min(0.0, min(finite)), max(finite)
-    height, top, left, right = 92.0, 12.0, 40.0, 44.0
+    height, top, left, right = 74.0, 10.0, 36.0, 40.0
     scale = (height - top - 10) / ((high - low) or 1.0)
-    step = (WIDTH / 1.4 - left - right) / max(1, len(values) - 1)
+    step = (CURVE_WIDTH - left - right) / max(1, len(values) - 1)
 
     def y(value: float) -> float:
         return height - 10 - (value - low) * scale
@@ -91,16 +91,21 @@ def curve(values: Sequence[float], *, title: str) -> str:
         _text(left - 5, y(finite[0]) + 4, f"{finite[0]:.3g}", "soft", "end"),
         _text(end + 5, y(finite[-1]) + 4, f"{finite[-1]:.3g}", "soft"),
     ]
-    return _svg(parts, height, title, WIDTH / 1.4)
+    return _svg(parts, height, title, CURVE_WIDTH)
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers that cover both ends, 0 among them."""
+    """Return a few round numbers between both ends, 0 among them."""
     rough = (high - low) / 4 or 1.0
     size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
+    first, last = math.ceil(low / step), math.floor(high / step)
     return [step * i for i in range(first, last + 1)]
+
+
+def _tick(value: float) -> str:
+    text = numbers.signed(value)
+    return text.removesuffix(".0")
 
 
 def _svg(parts: Sequence[str], height: float, title: str, width: float = WIDTH) -> str:

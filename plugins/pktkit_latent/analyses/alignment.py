@@ -237,10 +237,8 @@ def _words(data: Mapping[str, Any]) -> str:
         "control: the same target states with another item's source states. Blocks are paired "
         f"by {data['layer_map']} (source→target)."
     )
-    for missing in data["missing"]:
-        text += f"\n\nNot shown: {missing['label']} (aligner `{missing['aligner']}`): "
-        text += f"{missing['reason'].rstrip('.')}."
-    return text
+    reasons = [f"{each['label']} ({each['reason'].rstrip('.')})" for each in data["missing"]]
+    return f"{text}\n\nNot shown: {'; '.join(reasons)}." if reasons else text
 
 
 def _heads(data: Mapping[str, Any]) -> list[str]:
