@@ -16,6 +16,7 @@ from pktkit.training import seeded
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pktkit.families import Anatomy
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
 
@@ -64,6 +65,17 @@ class Adapter:
             for name, module in self.model.named_modules()
             if isinstance(module, LoraLayer)
         }
+
+    def inside(self, anatomy: Anatomy, block: int) -> list[nn.Parameter]:
+        """Return the adapter's parameters at the projections of one of the target's blocks."""
+        modules = {projection.module for projection in anatomy.projections(block).values()}
+        return [
+            parameter
+            for name, layer in self.layers().items()
+            if name in modules
+            for parameter in layer.parameters()
+            if parameter.requires_grad
+        ]
 
     def start(self, module: str, b: Tensor, a: Tensor) -> None:
         """Set the adapter of one module to `B A` instead of zero.

@@ -103,21 +103,19 @@ class AnalysisContext:
 
         Works for pairs whose tokenizers differ, because the two models are not compared.
         """
-        from pktkit.probe.readers import RowIndex, StateReader
+        from pktkit.probe.readers import StateReader
 
         if origin is Origin.TARGET or self.pair.tokenizers.same:
             return self.probe.states(self.split, blocks, origin=origin)
         encoded = self.probe.encoded(self.split, origin)
-        index, live = RowIndex.of(encoded), self.model(origin)
-        return StateReader(encoded, tuple(blocks), Interface.RESIDUAL, index, None, live)
+        return StateReader.of_model(self.model(origin), encoded, blocks)
 
     def present_states(self, blocks: Sequence[int], interface: Interface) -> StateReader:
         """Return a reader of the target as it is now, e.g. while it carries a transfer."""
-        from pktkit.probe.readers import RowIndex, StateReader
+        from pktkit.probe.readers import StateReader
 
         encoded = self.probe.encoded(self.split)
-        index, live = RowIndex.of(encoded), self.pair.target
-        return StateReader(encoded, tuple(blocks), interface, index, None, live)
+        return StateReader.of_model(self.pair.target, encoded, blocks, interface)
 
     def choice(self, kind: Kind, choice: Choice) -> Choice:
         """Fill a component's option `seed` with the run's seed where it is left open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -251,15 +252,15 @@ def _decode(
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     answers: list[list[int]] = [[] for _ in rows]
     going = list(range(len(rows)))
-    cache = None
+    cache, cache_name = None, _cache_name(model.model)
     while going:
         output = model.model(
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=max(budgets) > 1,
             logits_to_keep=1,
+            **{cache_name: cache},
         )
         best = output.logits[:, -1].argmax(-1)
         stay = []
@@ -268,7 +269,7 @@ def _decode(
                 answers[row].append(token)
                 if len(answers[row]) < budgets[row]:
                     stay.append(place)
-        cache = output.past_key_values
+        cache = getattr(output, cache_name)
         if len(stay) < len(going):
             going = [going[place] for place in stay]
             if not going:
@@ -280,6 +281,12 @@ def _decode(
         mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return answers
+
+
+def _cache_name(model: nn.Module) -> str:
+    """Return what this version of transformers calls the key-value cache."""
+    parameters = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def _left_padded(rows: Sequence[list[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -36,20 +36,34 @@ class Recording:
     mask: Tensor
     _inputs: dict[int, Tensor] = attrs.field(factory=dict)
     _outputs: dict[int, Tensor] = attrs.field(factory=dict)
+    _positions: Tensor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # found once: indexing by a mask searches it anew each time, and waits for an accelerator
+        self._positions = self.mask.flatten().nonzero().squeeze(1)
 
     def before(self, block: int) -> Tensor:
         """Return the residual stream `[tokens, D]` before a block."""
-        return self._inputs[block][self.mask]
+        return self.select(self._inputs[block])
 
     def after(self, block: int) -> Tensor:
         """Return the residual stream `[tokens, D]` after a block."""
-        return self._outputs[block][self.mask]
+        return self.select(self._outputs[block])
 
-    def states(self, block: int, interface: Interface) -> Tensor:
-        """Return `[tokens, D]` of a block at an interface."""
+    def states(self, block: int, interface: Interface, kept: Tensor | None = None) -> Tensor:
+        """Return `[tokens, D]` of a block at an interface.
+
+        Arguments:
+            kept: `[tokens]` int64, which of the positions that are read; None for all.
+        """
         if interface is Interface.RESIDUAL:
-            return self.after(block)
-        return (self._outputs[block] - self._inputs[block])[self.mask]
+            return self.select(self._outputs[block], kept)
+        return self.select(self._outputs[block], kept) - self.select(self._inputs[block], kept)
+
+    def select(self, stream: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the read positions `[tokens, D]` of `[sequences, length, D]`."""
+        positions = self._positions if kept is None else self._positions[kept]
+        return stream.flatten(0, 1).index_select(0, positions.to(stream.device))
 
 
 @contextlib.contextmanager
@@ -76,7 +90,7 @@ def record(anatomy: Anatomy, blocks: Iterable[int], batch: Batch) -> Iterator[Re
         return hook
 
     def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][batch.predicting],)
+        return (recording.select(args[0]),)
 
     try:
         for index in sorted(set(blocks)):

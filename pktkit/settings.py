@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+STATE_DTYPES = ("model", "bfloat16")
+
 
 @attrs.frozen
 class ProbeSettings:
@@ -14,9 +16,14 @@ class ProbeSettings:
         batch_size: rows per forward pass.
         max_bytes: largest stored reading; beyond it states are computed when asked for.
         row_limit: rows per split that may be used at most; None for all.
+        state_dtype: precision that states are kept in, `"bfloat16"` for half the space of
+            float32; `"model"` keeps them as the model computes them. Logits stay as they are.
+        shard_bytes: size of one file of a stored reading, and what taking it holds in memory.
     """
 
     max_length: int = attrs.field(default=512, validator=attrs.validators.ge(2))
     batch_size: int = attrs.field(default=64, validator=attrs.validators.ge(1))
     max_bytes: int = attrs.field(default=1 << 30, validator=attrs.validators.ge(0))
     row_limit: int | None = None
+    state_dtype: str = attrs.field(default="model", validator=attrs.validators.in_(STATE_DTYPES))
+    shard_bytes: int = attrs.field(default=1 << 28, validator=attrs.validators.ge(1))

@@ -14,6 +14,7 @@ from attrs import validators
 
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import NonFiniteError, UsageError
+from pktkit.forward_modes import autocast, checkpointing
 from pktkit.recording import forward, record
 
 if TYPE_CHECKING:
@@ -127,6 +128,26 @@ class Objective(Protocol):
         """Return weighted loss terms; their sum is minimised."""
 
 
+@attrs.frozen(eq=False)
+class Auxiliary:
+    """Parameters that train beside the target and are thrown away after.
+
+    Their gradients are clipped on their own, so that they do not change the target's.
+
+    Arguments:
+        parameters: what AdamW updates besides the target.
+        rate: their learning rate as a multiple of the budget's.
+    """
+
+    parameters: list[nn.Parameter] = attrs.field(factory=list)
+    rate: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """How many numbers they are."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
 @attrs.frozen
 class TrainingLog:
     """What a run did.
@@ -170,8 +191,13 @@ def train(
     *,
     active: Callable[[float], Sequence[nn.Parameter] | None] = lambda share: None,
     model: Any = None,
+    auxiliary: Auxiliary | None = None,
 ) -> TrainingLog:
     """Minimise an objective over the rows of `data` within its budget.
+
+    A step's micro-batches together have the gradient of the whole batch, as far as terms are
+    means over tokens; what a term computes across tokens (a mean, a Gram matrix) is the
+    micro-batch's own.
 
     Arguments:
         target: the model in training; its blocks are recorded.
@@ -179,27 +205,34 @@ def train(
         data: rows, budget, seed.
         objective: loss terms.
         active: at a share of the run, the parameters that may move, or None for all; used by
-            schedules that train one block at a time.
+            schedules that train one block at a time. The others keep their bits: no gradient,
+            no momentum and no weight decay reaches them.
         model: what to call instead of `target.model` (a wrapper around it).
+        auxiliary: parameters of the objective's own.
 
     Raises:
         NonFiniteError: a loss or gradient is not finite; names step and items.
+        StrategyError: the budget asks for checkpointing, which the target cannot do.
     """
     import torch
 
     budget, split = data.budget, data.probe.encoded("train")
+    beside = auxiliary or Auxiliary()
     called = target.model if model is None else model
     pad, device = padding_id(target.tokenizer), parameters[0].device
-    optimiser = torch.optim.AdamW(
-        parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay, fused=True
-    )
+    optimiser = _optimiser(parameters, beside, budget)
     groups = row_order(data.rows, budget.batch_size, data.seed)
-    tokens, history = 0, defaultdict(list)
-    with _training_mode(called, data.seed):
+    tokens, history = 0, []
+    with (
+        _training_mode(called, data.seed),
+        checkpointing(target, on=budget.checkpointing),
+        _restored_flags(parameters),
+    ):
         for step in range(budget.steps):
             share = step / budget.steps
-            for group in optimiser.param_groups:
-                group["lr"] = budget.rate(step)
+            for group, multiple in zip(optimiser.param_groups, (1.0, beside.rate), strict=False):
+                group["lr"] = budget.rate(step) * multiple
+            _let_move(parameters, active(share))
             sums: dict[str, float] = defaultdict(float)
             rows = next(groups)
             parts = [rows[i :: budget.accumulate] for i in range(budget.accumulate)]
@@ -210,21 +243,20 @@ def train(
                 weight = (
                     len(batch.gold) / supervised
                 )  # so that parts add up to the mean over tokens
-                terms = _loss_terms(called, target, batch, objective, share)
+                terms = _loss_terms(called, target, batch, objective, share, budget.autocast)
                 loss = torch.stack(list(terms.values())).sum() * weight
                 _require_finite(loss, "loss", step, batch)
                 loss.backward()
                 for name, term in terms.items():
                     sums[name] += float(term.detach()) * weight
-            _freeze_others(parameters, active(share))
-            norm = torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
-            _require_finite(norm, "gradient", step, batch)
+            for clipped in (parameters, beside.parameters):
+                norm = torch.nn.utils.clip_grad_norm_(clipped, budget.clip)
+                _require_finite(norm, "gradient", step, batch)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            for name, value in sums.items():
-                history[name].append(value)
+            history.append(sums)
             data.progress(step + 1, budget.steps, sum(sums.values()))
-    return TrainingLog(budget.steps, tokens, {n: _tenths(v) for n, v in history.items()})
+    return TrainingLog(budget.steps, tokens, _by_tenths(history))
 
 
 @contextlib.contextmanager
@@ -252,23 +284,52 @@ def _training_mode(model: nn.Module, seed: int) -> Iterator[None]:
         model.train(was_training)
 
 
+def _optimiser(
+    parameters: Sequence[nn.Parameter], beside: Auxiliary, budget: Budget
+) -> torch.optim.Optimizer:
+    import torch
+
+    groups = [list(group) for group in (parameters, beside.parameters) if group]
+    return torch.optim.AdamW(
+        [{"params": group} for group in groups],
+        lr=budget.learning_rate,
+        weight_decay=budget.weight_decay,
+        fused=True,
+    )
+
+
 def _loss_terms(
-    called: Any, target: LoadedModel, batch: Batch, objective: Objective, share: float
+    called: Any,
+    target: LoadedModel,
+    batch: Batch,
+    objective: Objective,
+    share: float,
+    precision: str,
 ) -> Mapping[str, Tensor]:
-    with record(target.anatomy, objective.blocks(share), batch) as recording:
+    """Run the model in the precision asked for; losses are computed outside of it."""
+    with (
+        record(target.anatomy, objective.blocks(share), batch) as recording,
+        autocast(precision, batch.input_ids.device),
+    ):
         logits = forward(called, batch)
     return objective.terms(StepView(batch, logits, recording, share))
 
 
-def _freeze_others(
-    parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None
-) -> None:
-    if active is None:
-        return
-    moving = {id(parameter) for parameter in active}
+def _let_move(parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None) -> None:
+    """Require gradients of the active parameters only, which spares the others' backward pass."""
+    moving = None if active is None else {id(parameter) for parameter in active}
     for parameter in parameters:
-        if id(parameter) not in moving:
-            parameter.grad = None
+        parameter.requires_grad_(moving is None or id(parameter) in moving)
+
+
+@contextlib.contextmanager
+def _restored_flags(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    flags = [parameter.requires_grad for parameter in parameters]
+    try:
+        yield
+    finally:
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad_(flag)
 
 
 def _require_finite(value: torch.Tensor, what: str, step: int, batch: Batch) -> None:
@@ -278,6 +339,12 @@ def _require_finite(value: torch.Tensor, what: str, step: int, batch: Batch) -> 
             f"the {what} is {float(value.detach()):g} at step {step + 1}, batch of items {listed}. "
             "Lower the learning rate, or try --dtype float32."
         )
+
+
+def _by_tenths(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return each term's means over tenths of the run; steps without the term count as 0."""
+    names = dict.fromkeys(name for sums in history for name in sums)
+    return {name: _tenths([sums.get(name, 0.0) for sums in history]) for name in names}
 
 
 def _tenths(values: Sequence[float]) -> list[float]:

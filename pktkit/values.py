@@ -78,6 +78,7 @@ class LayerMap:
         method: name of the matcher that made it.
         scores: the matcher's score per source block, if it has one (attribution, sensitivity).
         note: what a reader should know, e.g. a fallback that was taken.
+        diagnostics: figures for the report, JSON-serialisable.
     """
 
     links: tuple[LayerLink, ...] = attrs.field(converter=as_tuple)
@@ -86,6 +87,7 @@ class LayerMap:
     method: str
     scores: tuple[float, ...] = attrs.field(default=(), converter=as_tuple)
     note: str = ""
+    diagnostics: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
 
     def __attrs_post_init__(self) -> None:
         targets = [link.target for link in self.links]

@@ -32,7 +32,6 @@ from pktkit.tasks.base import Item
 from pktkit.values import Alignment, Interface, Origin, Space, TargetStates
 from pktkit_latent.analyses.common import answer_positions, number, spread, token_chunks
 from pktkit_latent.analyses.decompose import frames
-from pktkit_latent.stability import attribution_stability
 
 BUILT_IN = ["alignment", "attribution", "cka", "decompose"]
 QUICK = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2}
@@ -396,17 +395,6 @@ def test_chunks_are_equally_large_and_in_order(context):
     assert {len(part) for part in parts} == {7}
     assert torch.equal(torch.cat(parts), whole[: 7 * len(parts)])
     assert len(whole) - 7 * len(parts) < 7
-
-
-def test_stability_of_an_attribution():
-    scores = torch.tensor([[1.0, -3.0, 0.0], [1.0, -1.0, 0.0]]).repeat(20, 1)
-    found = attribution_stability(scores, 200, seed=1)
-    assert found.mean == pytest.approx((1.0, -2.0, 0.0))
-    assert found.low[0] == found.high[0] == 1.0
-    assert -3.0 <= found.low[1] < -2.0 < found.high[1] <= -1.0
-    assert found.win_share == (0.0, 1.0, 0.0)
-    assert found == attribution_stability(scores, 200, seed=1)
-    assert found != attribution_stability(scores, 200, seed=2)
 
 
 def test_small_helpers():

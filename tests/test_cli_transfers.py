@@ -139,12 +139,14 @@ def test_saved_logits_equal_those_in_memory(tmp_path):
 
     from pktkit.cli.transfer import _run
     from pktkit.pair import load_pair
+    from pktkit.probe import Probe, ProbeSettings
     from pktkit.registry import Registry
 
     registry = Registry.discover()
     pair = load_pair(*map(str, pair_paths()))
     strategy, task = registry.strategy("naive"), registry.task("compose")
-    _run(strategy, pair, task, registry, seed=0, max_length=64, out=tmp_path / "model")
+    probe = Probe(pair, task, settings=ProbeSettings(max_length=64))
+    _run(strategy, pair, probe, registry, seed=0, out=tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     ids = torch.arange(4, 36).reshape(2, 16)
     with torch.no_grad():
@@ -167,6 +169,19 @@ def test_a_comparison_in_worker_processes(tmp_path):
     for word in ("target", "source", "sft", "kd", "random", "shuffled", "identity-self", "verdict"):
         assert word in again.output
     assert scores(tmp_path / "a") == scores(tmp_path / "b")
+
+
+def test_readings_kept_between_runs_change_no_score(tmp_path):
+    arguments = (
+        "compare", "--strategies", "latent", "--no-controls", "--seeds", "1", "--limit", "50",
+        "--jobs", "0", *QUICK,
+    )  # fmt: skip
+    kept = ("--cache", tmp_path / "cache")
+    for folder, options in (("none", ()), ("first", kept), ("second", kept)):
+        result = invoke(*arguments, *options, "--out", tmp_path / folder)
+        assert result.exit_code == 0, result.output
+    assert scores(tmp_path / "none") == scores(tmp_path / "first") == scores(tmp_path / "second")
+    assert list((tmp_path / "cache").glob("*/shard-*.safetensors"))
 
 
 def scores(folder):

@@ -113,7 +113,7 @@ def test_readings_on_disk_are_read_back_and_never_mixed_up(tmp_path):
     assert not torch.equal(a, b)
     again = Probe(first, word_task(), cache=ReadingCache(tmp_path)).states("train", [0]).read([0])
     assert torch.equal(again[0], a)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("*/shard-*.safetensors"))) == 2
 
 
 def test_a_second_reading_is_not_computed_again(tmp_path, monkeypatch):
@@ -126,6 +126,68 @@ def test_a_second_reading_is_not_computed_again(tmp_path, monkeypatch):
     monkeypatch.setattr("pktkit.probe.probe.forward_pass", refuse)
     again = Probe(pair, word_task(), cache=ReadingCache(tmp_path)).states("train", [0])
     assert again.read([0])[0].shape[1] == pair.source.anatomy.width
+
+
+def shards_in(directory):
+    return sorted(directory.glob("*/shard-*.safetensors"))
+
+
+@pytest.mark.parametrize("interface", Interface)
+def test_how_a_reading_is_sharded_does_not_show(tmp_path, interface):
+    pair, task = pair_of("llama"), word_task(9)
+    whole = Probe(pair, task, settings=ProbeSettings(batch_size=2))
+    small = ProbeSettings(batch_size=2, shard_bytes=1)
+    cut = Probe(pair, task, settings=small, cache=ReadingCache(tmp_path))
+    rows, lengths = [7, 0, 3], [2, 5, 3]
+    ours = whole.states("train", [0, 3], interface=interface).read(rows, lengths)
+    theirs = cut.states("train", [0, 3], interface=interface).read(rows, lengths)
+    assert len(shards_in(tmp_path)) == 5
+    for block in (0, 3):
+        assert torch.equal(ours[block], theirs[block])
+    assert torch.equal(whole.logits("train").read(rows), cut.logits("train").read(rows))
+
+
+def test_states_in_bfloat16_take_half_the_space(tmp_path):
+    pair, sizes, read = pair_of("llama"), {}, {}
+    for kept in ("model", "bfloat16"):
+        settings = ProbeSettings(state_dtype=kept)
+        probe = Probe(pair, word_task(), settings=settings, cache=ReadingCache(tmp_path / kept))
+        read[kept] = probe.states("train", [2], origin=Origin.TARGET).read([0, 4])[2]
+        sizes[kept] = sum(file.stat().st_size for file in shards_in(tmp_path / kept))
+    assert sizes["bfloat16"] < 0.7 * sizes["model"]
+    assert read["bfloat16"].dtype == torch.float32
+    torch.testing.assert_close(read["bfloat16"], read["model"], rtol=2**-8, atol=1e-6)
+
+
+def test_a_second_run_pays_no_source_forward(tmp_path):
+    pair, task = pair_of("llama"), word_task()
+    calls = []
+    pair.source.model.register_forward_hook(lambda *arguments: calls.append(1))
+
+    def train(seed):
+        probe = Probe(pair, task, cache=ReadingCache(tmp_path))
+        reader = probe.states("train", [1, 3])
+        for rows in ([0, 1], [2, 3], [4, 5]):
+            reader.read(rows), probe.logits("train").read(rows)
+
+    train(0)
+    first = len(calls)
+    train(1)
+    assert first > 0 and len(calls) == first
+
+
+def test_a_reading_that_fails_half_way_leaves_nothing(tmp_path):
+    def produce():
+        yield {"a": torch.zeros(2)}
+        raise RuntimeError("the model failed")
+
+    cache = ReadingCache(tmp_path)
+    with pytest.raises(RuntimeError, match="the model failed"):
+        cache.shards("key", produce)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    assert cache.directory == tmp_path, "the disk is not to blame"
+    shards = cache.shards("key", lambda: [{"a": torch.ones(2)}])
+    assert torch.equal(shards[0]["a"], torch.ones(2))
 
 
 def test_an_unusable_cache_directory_is_given_up(tmp_path):

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktkit.state_maps import AffineMap
-from pktkit_latent.maps import MAPS, RANK_TOLERANCE, Heads, random_like
+from pktkit_latent.aligners.placebo import random_like
+from pktkit_latent.maps import MAPS, Heads
+from pktkit_latent.spectral import RANK_TOLERANCE
 
 FEW = settings(max_examples=25, deadline=None)
 

@@ -83,6 +83,8 @@ def analyze(
     dtype: str,
     device: str,
     max_length: int,
+    cache: Path | None,
+    state_dtype: str,
     seed: int,
     split: str,
     limit: int | None,
@@ -110,12 +112,12 @@ def analyze(
 
     from pktkit.analysis import AnalysisContext, run_analyses
     from pktkit.pair import load_pair
-    from pktkit.probe import Probe
-    from pktkit.settings import ProbeSettings
+    from pktkit.probe import Probe, ProbeSettings, ReadingCache
 
     pair = load_pair(source, target, dtype=dtype, device=device)
     task = attrs.evolve(task, splits={**task.splits, split: items})
-    probe = Probe(pair, task, settings=ProbeSettings(max_length=max_length))
+    settings = ProbeSettings(max_length=max_length, state_dtype=state_dtype)
+    probe = Probe(pair, task, settings=settings, cache=ReadingCache(cache))
     context = AnalysisContext(probe, registry, seed, split)
     outcomes = []
     for outcome in run_analyses(choices, context, lambda choice: _announce(app, choice)):

@@ -73,6 +73,8 @@ def compare(
     dtype: str,
     device: str,
     max_length: int,
+    cache: Path | None,
+    state_dtype: str,
     overrides: tuple[str, ...],
     controls: bool,
     split: str,
@@ -105,6 +107,7 @@ def compare(
         dtype=dtype,
         device=device,
         max_length=max_length,
+        state_dtype=state_dtype,
         overrides=overrides,
         controls=controls,
         split=split,
@@ -119,7 +122,13 @@ def compare(
         watcher = Watcher(display.step, display.finished, display.analysing)
         try:
             summary = run_comparison(
-                plan, app.registry, directory, jobs=jobs, watcher=watcher, analyses=chosen
+                plan,
+                app.registry,
+                directory,
+                jobs=jobs,
+                watcher=watcher,
+                cache=cache,
+                analyses=chosen,
             )
         except KeyboardInterrupt:
             click.echo(f"stopped  finished cells are in {directory.path}", err=True)
@@ -141,6 +150,7 @@ def _plan(
     dtype: str,
     device: str,
     max_length: int,
+    state_dtype: str,
     overrides: tuple[str, ...],
     controls: bool,
     split: str,
@@ -172,7 +182,7 @@ def _plan(
         tasks=tuple(chosen_tasks),
         seeds=parse_seeds(seeds),
         split=split,
-        settings=ProbeSettings(max_length=max_length),
+        settings=ProbeSettings(max_length=max_length, state_dtype=state_dtype),
         selection=app.selection,
         item_limit=limit,
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pktkit.errors import UsageError
+from pktkit.settings import STATE_DTYPES
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--source --target --dtype --device --max-length`."""
+    """Add `--source --target --dtype --device --max-length --cache --state-dtype`."""
     decorators = (
         click.option("--source", help="Source model: directory or hub id. Default: embedded."),
         click.option("--target", help="Target model: directory or hub id. Default: embedded."),
@@ -31,6 +33,18 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=512,
             show_default=True,
             help="Longest sequence in tokens.",
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Keep readings of the models here between runs. Default: for this run only.",
+        ),
+        click.option(
+            "--state-dtype",
+            type=click.Choice(STATE_DTYPES),
+            default="model",
+            show_default=True,
+            help="Precision that states are kept in.",
         ),
     )
     for decorator in reversed(decorators):

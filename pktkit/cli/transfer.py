@@ -16,8 +16,8 @@ from pktkit.errors import UsageError
 if TYPE_CHECKING:
     from pktkit.components import Strategy
     from pktkit.pair import ModelPair
+    from pktkit.probe import Probe
     from pktkit.registry import Registry
-    from pktkit.tasks.base import Task
 
 RECORD = "transfer.json"
 """Beside the model: what was done to it."""
@@ -48,6 +48,8 @@ def transfer(
     dtype: str,
     device: str,
     max_length: int,
+    cache: Path | None,
+    state_dtype: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Transfer knowledge into the target and write it as a checkpoint.
@@ -72,9 +74,12 @@ def transfer(
     require_writable(out)
 
     from pktkit.pair import load_pair
+    from pktkit.probe import Probe, ProbeSettings, ReadingCache
 
     pair = load_pair(source, target, dtype=dtype, device=device)
-    record = _run(chosen[0], pair, task, registry, seed=seed, max_length=max_length, out=out)
+    settings = ProbeSettings(max_length=max_length, state_dtype=state_dtype)
+    probe = Probe(pair, task, settings=settings, cache=ReadingCache(cache))
+    record = _run(chosen[0], pair, probe, registry, seed=seed, out=out)
     log.info("transferred", strategy=strategy, **record["summary"])
     click.echo(f"wrote    {out}")
 
@@ -82,21 +87,18 @@ def transfer(
 def _run(
     strategy: Strategy,
     pair: ModelPair,
-    task: Task,
+    probe: Probe,
     registry: Registry,
     *,
     seed: int,
-    max_length: int,
     out: Path,
 ) -> dict[str, Any]:
     """Transfer inside a journal, save and verify; the record lies beside the weights."""
     from pktkit.journal import Journal
     from pktkit.pair import save_model
-    from pktkit.probe import Probe
-    from pktkit.settings import ProbeSettings
     from pktkit.transfer import budget_for, run_transfer, transfer_data
 
-    probe = Probe(pair, task, settings=ProbeSettings(max_length=max_length))
+    task = probe.task
     budget = budget_for(task, strategy)
     data = transfer_data(probe, budget, seed)
     with Journal(pair.target) as journal:

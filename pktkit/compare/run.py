@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ def run_comparison(
     *,
     jobs: int | None = None,
     watcher: Watcher | None = None,
+    cache: Path | None = None,
     analyses: Sequence[Choice] = (),
 ) -> Summary:
     """Run every cell, record each as it finishes, and write the report.
@@ -59,6 +61,8 @@ def run_comparison(
         registry: for tasks, and for the plugins that contribute to the report.
         directory: receives cells, results and report.
         jobs: worker processes; 0 runs in this process, None chooses.
+        watcher: who is told.
+        cache: directory of readings that outlives the run; None keeps them for this run only.
         analyses: run on the pair after the cells, on every task; each becomes a section.
 
     Raises:
@@ -71,12 +75,12 @@ def run_comparison(
             len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
         )
     results = []
-    with tempfile.TemporaryDirectory(prefix="pktkit-") as cache:
-        for result in run_cells(plan, cells, jobs=jobs, cache=Path(cache), progress=watcher.step):
+    with _readings(cache) as readings:
+        for result in run_cells(plan, cells, jobs=jobs, cache=readings, progress=watcher.step):
             directory.append_cell(result)
             watcher.finished(result)
             results.append(result)
-        sections = analysed(plan, registry, directory, analyses, cache=Path(cache), watcher=watcher)
+        sections = analysed(plan, registry, directory, analyses, cache=readings, watcher=watcher)
     position = {key: index for index, key in enumerate(cells)}
     results.sort(key=lambda result: position[result.key])
     summary = summarise(
@@ -89,6 +93,16 @@ def run_comparison(
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
+
+
+@contextlib.contextmanager
+def _readings(cache: Path | None) -> Iterator[Path]:
+    """Give the user's directory of readings, or one that is removed at the end."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="pktkit-") as temporary:
+        yield Path(temporary)
 
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:

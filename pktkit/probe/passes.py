@@ -6,43 +6,52 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pktkit.encoding import EncodedSplit, collate, padding_id
 from pktkit.errors import NonFiniteError
-from pktkit.probe.readers import forward_states
+from pktkit.probe.readers import forward_states, visiting_order
 from pktkit.recording import forward, hidden_state, record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pktkit.pair import LoadedModel
+    from pktkit.settings import ProbeSettings
 
 
 def forward_pass(
-    model: LoadedModel, split: EncodedSplit, *, batch_size: int, logits: bool
-) -> dict[str, Tensor]:
+    model: LoadedModel, split: EncodedSplit, settings: ProbeSettings, *, logits: bool
+) -> Iterator[dict[str, Tensor]]:
     """Read the residual stream of all blocks, and optionally logits, at predicting positions.
 
-    Rows are visited by length so that little is padded, and stored in the split's order.
+    Rows are visited by length (`readers.visiting_order`) so that little is padded, and their
+    tokens stored in that order.
 
-    Returns:
-        `block.-1` (before the first block) to `block.<L-1>`, each `[tokens, D]`, and `logits`
-        `[tokens, V]` when asked for; in the model's dtype, on the CPU.
+    Yields:
+        Shards of consecutive tokens: `block.-1` (before the first block) to `block.<L-1>`, each
+        `[tokens, D]` in the dtype of `settings`, and `logits` `[tokens, V]` in the model's when
+        asked for; on the CPU.
     """
-    import torch
-
     blocks = range(-1, model.anatomy.n_blocks)
-    order = sorted(range(len(split.items)), key=lambda row: len(split.items[row].input_ids))
-    by_row: dict[str, list[Any]] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    kept = torch.bfloat16 if settings.state_dtype == "bfloat16" else None
+    pending: dict[str, list[Tensor]] = {}
+    size = 0
+    order = visiting_order(split)
+    for start in range(0, len(order), settings.batch_size):
+        rows = order[start : start + settings.batch_size]
         states, output = forward_states(model, split, rows, blocks, logits=logits)
-        counts = [split.items[row].supervised_count for row in rows]
-        named = states | ({"logits": output} if logits else {})
+        named = {name: state.to("cpu", kept) for name, state in states.items()}
+        if logits:
+            named["logits"] = output.cpu()
         for name, tensor in named.items():
-            column = by_row.setdefault(name, [None] * len(order))
-            for row, part in zip(rows, tensor.cpu().split(counts), strict=True):
-                column[row] = part
-    return {name: torch.cat(column) for name, column in by_row.items()}
+            pending.setdefault(name, []).append(tensor)
+            size += tensor.numel() * tensor.element_size()
+        if size >= settings.shard_bytes:
+            yield {name: torch.cat(parts) for name, parts in pending.items()}
+            pending, size = {}, 0
+    if pending:
+        yield {name: torch.cat(parts) for name, parts in pending.items()}
 
 
 def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
@@ -51,6 +60,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
     Returns:
         `attribution`: `[items, L]`, gradient × activation of each block's output summed over
             tokens and channels (Layer Gradient × Activation).
+        `fisher`: `[items, L]`, fp64, the squares of the same products, summed: the diagonal
+            empirical Fisher information of gates at 1 on the entries of each block's output.
         `loss`: `[items]`.
         `sensitivity.<parameter>`: `S(w) = Σ_j |w · ∂L_j/∂w|` over items j, fp32 on the CPU
             (arXiv 2310.11451, section 3).
@@ -58,13 +69,11 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
     Raises:
         NonFiniteError: an item's loss or gradient is not finite; names the item.
     """
-    import torch
-
     anatomy = model.anatomy
     device = anatomy.embedding.weight.device
     parameters = dict(model.model.named_parameters())
     sensitivity = {n: torch.zeros(p.shape, dtype=torch.float32) for n, p in parameters.items()}
-    attributions, losses = [], []
+    attributions, information, losses = [], [], []
     with _differentiable(model):
         for row in range(len(split.items)):
             batch = collate(split, [row], pad_id=padding_id(model.tokenizer), device=device)
@@ -75,6 +84,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
             loss.backward()
             scores = [(o.grad.float() * o.detach().float()).sum() for o in outputs]
             attributions.append(torch.stack(scores).cpu())
+            squares = [(o.grad.double() * o.detach().double()).square().sum() for o in outputs]
+            information.append(torch.stack(squares).cpu())
             losses.append(loss.detach().float().cpu())
             if not bool(attributions[-1].isfinite().all() and losses[-1].isfinite()):
                 raise NonFiniteError(
@@ -86,7 +97,8 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
                     product = parameter.detach().float() * parameter.grad.float()
                     sensitivity[name] += product.abs_().cpu()
     tensors = {f"sensitivity.{name}": value for name, value in sensitivity.items()}
-    return {"attribution": torch.stack(attributions), "loss": torch.stack(losses)} | tensors
+    readings = {"attribution": attributions, "fisher": information, "loss": losses}
+    return {name: torch.stack(values) for name, values in readings.items()} | tensors
 
 
 @contextlib.contextmanager

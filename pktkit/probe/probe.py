@@ -6,8 +6,8 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,7 +16,7 @@ from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
 from pktkit.probe.passes import backward_pass, forward_pass
-from pktkit.probe.readers import LogitReader, RowIndex, StateReader
+from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Task
 from pktkit.values import Interface, Origin
@@ -82,10 +82,12 @@ class Probe:
         model = self._model(origin)
         tokens = sum(item.supervised_count for item in encoded.items)
         width, depth = model.anatomy.width, model.anatomy.n_blocks
-        size = tokens * width * (depth + 1) * _element_size(model)
+        size = tokens * width * (depth + 1) * self._state_size(model)
         stored = self._forward(split, origin, logits=False) if self._fits(size) else None
         live = None if stored is not None else self._live(origin)
-        return StateReader(encoded, tuple(blocks), interface, RowIndex.of(encoded), stored, live)
+        index = RowIndex.of(encoded, visiting_order(encoded))
+        dtype = model.model.dtype
+        return StateReader(encoded, tuple(blocks), interface, index, dtype, stored, live)
 
     def logits(self, split: str, origin: Origin = Origin.SOURCE) -> LogitReader:
         """Return a reader of logits at the predicting positions of a split.
@@ -99,7 +101,8 @@ class Probe:
         if self._logits_fit(split, origin):
             stored = self._forward(split, origin, logits=True)
         live = None if stored is not None else self._live(origin)
-        return LogitReader(encoded, RowIndex.of(encoded), stored, live)
+        index = RowIndex.of(encoded, visiting_order(encoded))
+        return LogitReader(encoded, index, stored, live)
 
     @functools.cached_property
     def answered(self) -> Probe:
@@ -133,6 +136,10 @@ class Probe:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
         return self._backward(split)["attribution"]
 
+    def fisher(self, split: str = "extract") -> Tensor:
+        """Return `Σ (gradient × activation)²` of the source's blocks, `[items, L_src]`, fp64."""
+        return self._backward(split)["fisher"]
+
     def source_loss(self, split: str = "extract") -> Tensor:
         """Return the source's mean answer cross-entropy per item, `[items]`, in nats."""
         return self._backward(split)["loss"]
@@ -142,6 +149,18 @@ class Probe:
         prefix = "sensitivity."
         tensors = self._backward(split)
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    def cached(
+        self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that are computed once and kept where readings are kept.
+
+        Arguments:
+            key_parts: everything the tensors depend on, a name and version of the computation
+                included; JSON-serialisable.
+            compute: called unless the tensors are known; its result may come back on the CPU.
+        """
+        return self._cache.get(reading_key(kind="derived", parts=dict(key_parts)), compute)
 
     def _model(self, origin: Origin) -> LoadedModel:
         return self.pair.source if origin is Origin.SOURCE else self.pair.target
@@ -160,6 +179,9 @@ class Probe:
         if origin is Origin.SOURCE:
             self.pair.require_same_tokenizer(what)
 
+    def _state_size(self, model: LoadedModel) -> int:
+        return 2 if self.settings.state_dtype == "bfloat16" else _element_size(model)
+
     def _fits(self, size: int) -> bool:
         return size <= self.settings.max_bytes
 
@@ -168,23 +190,21 @@ class Probe:
         tokens = sum(item.supervised_count for item in self.encoded(split).items)
         return self._fits(tokens * model.anatomy.vocab_rows * _element_size(model))
 
-    def _forward(self, split: str, origin: Origin, *, logits: bool) -> Mapping[str, Tensor]:
+    def _forward(self, split: str, origin: Origin, *, logits: bool) -> Stored:
         """Take states and, where they fit, logits in one pass."""
         together = logits or (origin is Origin.SOURCE and self._logits_fit(split, origin))
-        encoded, model = self.encoded(split), self._model(origin)
+        encoded, model, settings = self.encoded(split), self._model(origin), self.settings
         key = reading_key(
             reading="forward",
             weights=self._hashes[origin],
             data=encoded.fingerprint(),
-            dtype=str(model.model.dtype),
+            dtype=[str(model.model.dtype), settings.state_dtype],
             logits=together,
         )
-        return self._cache.get(
-            key,
-            lambda: forward_pass(
-                model, encoded, batch_size=self.settings.batch_size, logits=together
-            ),
+        shards = self._cache.shards(
+            key, lambda: forward_pass(model, encoded, settings, logits=together)
         )
+        return Stored(shards)
 
     def _backward(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)

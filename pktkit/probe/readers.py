@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,6 +13,7 @@ from pktkit.recording import EMBEDDING, forward, record
 from pktkit.values import Interface
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from pktkit.pair import LoadedModel
@@ -25,13 +27,13 @@ class RowIndex:
     counts: Sequence[int]
 
     @classmethod
-    def of(cls, split: EncodedSplit) -> RowIndex:
-        """Index all rows of a split, in order."""
+    def of(cls, split: EncodedSplit, order: Sequence[int] | None = None) -> RowIndex:
+        """Index all rows of a split whose tokens lie in `order` of rows, else in the split's."""
         counts = [item.supervised_count for item in split.items]
-        starts, position = [], 0
-        for count in counts:
-            starts.append(position)
-            position += count
+        starts, position = [0] * len(counts), 0
+        for row in range(len(counts)) if order is None else order:
+            starts[row] = position
+            position += counts[row]
         return cls(starts, counts)
 
     def positions(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
@@ -49,6 +51,38 @@ class RowIndex:
         return torch.cat(parts)
 
 
+@attrs.frozen(eq=False)
+class Stored:
+    """A forward reading: shards of consecutive tokens, seen as one."""
+
+    shards: Sequence[Mapping[str, Tensor]]
+    _ends: tuple[int, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        sizes = [len(next(iter(shard.values()))) for shard in self.shards]
+        object.__setattr__(self, "_ends", tuple(itertools.accumulate(sizes)))
+
+    def gather(self, name: str, positions: Tensor) -> Tensor:
+        """Return the tokens at flat positions of a tensor, `[tokens, …]`."""
+        import torch
+
+        if len(self.shards) == 1:
+            return self.shards[0][name][positions]
+        number = torch.bucketize(positions, torch.tensor(self._ends), right=True)
+        first = self.shards[0][name]
+        gathered = first.new_empty(len(positions), *first.shape[1:])
+        for shard in number.unique().tolist():
+            here = number == shard
+            begin = self._ends[shard - 1] if shard else 0
+            gathered[here] = self.shards[shard][name][positions[here] - begin]
+        return gathered
+
+
+def visiting_order(split: EncodedSplit) -> list[int]:
+    """Return the rows by length, in which order a stored reading holds them."""
+    return sorted(range(len(split.items)), key=lambda row: len(split.items[row].input_ids))
+
+
 @attrs.define(eq=False)
 class StateReader:
     """States of chosen blocks of one model at a split's predicting positions."""
@@ -57,38 +91,51 @@ class StateReader:
     blocks: tuple[int, ...]
     interface: Interface
     index: RowIndex
-    _stored: Mapping[str, Tensor] | None
+    dtype: torch.dtype
+    _stored: Stored | None
     _live: LoadedModel | None
 
+    @classmethod
+    def of_model(
+        cls,
+        model: LoadedModel,
+        split: EncodedSplit,
+        blocks: Sequence[int],
+        interface: Interface = Interface.RESIDUAL,
+    ) -> StateReader:
+        """Return a reader that runs a model whenever it is asked: the model as it is then."""
+        index = RowIndex.of(split)
+        return cls(split, tuple(blocks), interface, index, model.model.dtype, None, model)
+
     def read(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> dict[int, Tensor]:
-        """Return `[tokens, D]` by block for the given rows, in row order.
+        """Return `[tokens, D]` by block for the given rows, in row order and the model's dtype.
 
         Arguments:
             rows: rows of the split.
             lengths: positions wanted per row, see `RowIndex.positions`.
         """
         if self._stored is not None:
-            positions = self.index.positions(rows, lengths)
-            return {block: self._select(self._stored, block, positions) for block in self.blocks}
+            stored, positions = self._stored, self.index.positions(rows, lengths)
+            return self._selected(lambda name: stored.gather(name, positions).to(self.dtype))
         assert self._live is not None
         tensors, _ = forward_states(self._live, self.split, rows, self._wanted(), logits=False)
         local = RowIndex.of(
             EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows))
         )
         positions = local.positions(range(len(rows)), lengths)
-        return {block: self._select(tensors, block, positions) for block in self.blocks}
+        return self._selected(lambda name: tensors[name][positions.to(tensors[name].device)])
 
     def _wanted(self) -> tuple[int, ...]:
         if self.interface is Interface.RESIDUAL:
             return self.blocks
         return tuple(sorted({b for block in self.blocks for b in (block - 1, block)}))
 
-    def _select(self, tensors: Mapping[str, Tensor], block: int, positions: Tensor) -> Tensor:
-        after = tensors[f"block.{block}"]
-        positions = positions.to(after.device)
+    def _selected(self, take: Callable[[str], Tensor]) -> dict[int, Tensor]:
+        """Return states at the reader's interface, out of those of the residual stream."""
+        found = {block: take(f"block.{block}") for block in self._wanted()}
         if self.interface is Interface.RESIDUAL:
-            return after[positions]
-        return after[positions] - tensors[f"block.{block - 1}"][positions]
+            return found
+        return {block: found[block] - found[block - 1] for block in self.blocks}
 
 
 @attrs.define(eq=False)
@@ -97,13 +144,13 @@ class LogitReader:
 
     split: EncodedSplit
     index: RowIndex
-    _stored: Mapping[str, Tensor] | None
+    _stored: Stored | None
     _live: LoadedModel | None
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return `[tokens, V]` for the given rows, in row order."""
         if self._stored is not None:
-            return self._stored["logits"][self.index.positions(rows)]
+            return self._stored.gather("logits", self.index.positions(rows))
         assert self._live is not None
         return forward_states(self._live, self.split, rows, (), logits=True)[1]
 

@@ -10,7 +10,7 @@ _PAPER = "arXiv 2510.24208"
 
 @hookimpl
 def pktkit_layer_matchers() -> list[Component]:
-    """Register matching by depth and by attribution."""
+    """Register matching by depth, attribution, affinity and Fisher information."""
     return [
         Component(
             "depth",
@@ -24,22 +24,73 @@ def pktkit_layer_matchers() -> list[Component]:
             "the source's critical layer by gradient × activation",
             f"{_PAPER}, layer attribution",
         ),
+        Component(
+            "interpolated",
+            "pktkit_latent.matchers:InterpolatedMatcher",
+            "every target block with the two source blocks around its relative depth",
+            f"{_PAPER} v1, interpolated supervisory state",
+        ),
+        Component(
+            "affinity",
+            "pktkit_latent.matchers:AffinityMatcher",
+            "one source block per target block, monotone, most alike in sum by CKA",
+            "CKA: arXiv 1905.00414, over minibatches: arXiv 2010.15327",
+        ),
+        Component(
+            "fisher",
+            "pktkit_latent.matchers:FisherMatcher",
+            "the source blocks whose outputs carry most Fisher information, in order",
+        ),
     ]
 
 
 @hookimpl
 def pktkit_latent_aligners() -> list[Component]:
-    """Register the semantic aligner and the self anchor."""
+    """Register aligners by vocabulary, by fit, by hint and by relation, and the self anchor."""
+    aligners = "pktkit_latent.aligners"
     return [
         Component(
             "semantic",
-            "pktkit_latent.aligner:SemanticAligner",
+            f"{aligners}.semantic:SemanticAligner",
             "one matrix from the two LM heads: unit, tight, dual or lens",
             f"{_PAPER}, vocabulary-defined semantics",
         ),
         Component(
+            "ridge",
+            f"{aligners}.ridge:RidgeAligner",
+            "affine least squares per block, with a relative penalty",
+        ),
+        Component(
+            "procrustes",
+            f"{aligners}.procrustes:ProcrustesAligner",
+            "a centred rotation per block, for unequal widths semi-orthogonal",
+            "Schönemann 1966",
+        ),
+        Component(
+            "cca",
+            f"{aligners}.cca:CcaAligner",
+            "regression through canonical directions per block (CCA, SVCCA)",
+            "arXiv 1706.05806",
+        ),
+        Component(
+            "hint",
+            f"{aligners}.hint:HintAligner",
+            "source states as they are, with a learned readout of the target per block",
+            "arXiv 1412.6550",
+        ),
+        Component(
+            "relation",
+            f"{aligners}.relation:RelationAligner",
+            "source states as they are, for layer terms that compare relations among tokens",
+        ),
+        Component(
+            "map-file",
+            f"{aligners}.map_file:MapFileAligner",
+            "maps that an aligner wrote with its option 'save'",
+        ),
+        Component(
             "self",
-            "pktkit_latent.aligner:SelfAnchor",
+            f"{aligners}.self_anchor:SelfAnchor",
             "placebo: the target's own frozen states",
         ),
     ]
@@ -56,6 +107,12 @@ def pktkit_knowledge_injectors() -> list[Component]:
             f"{_PAPER} v1",
         ),
         Component(
+            "frontier",
+            "pktkit_latent.injectors:FrontierInjector",
+            "trains one block after another, shallow to deep, with a layer term and KL",
+            _PAPER,
+        ),
+        Component(
             "all-blocks",
             "pktkit_latent.injectors:AllBlocksInjector",
             "trains the whole target with a layer term at every linked block",
@@ -69,6 +126,23 @@ def pktkit_strategies() -> list[Component]:
     return [
         _strategy("latent", "LATENT", "all blocks of the residual stream, by the logit-lens map"),
         _strategy("latent-v1", "LATENT_V1", "as published: one block, cosine losses, LoRA", _PAPER),
+        _strategy(
+            "latent-fisher",
+            "LATENT_FISHER",
+            "as published: frontier, Fisher-weighted logits, KL",
+            f"{_PAPER}, Findings of ACL 2026",
+        ),
+        _strategy(
+            "latent-geometry",
+            "LATENT_GEOMETRY",
+            "as published: frontier, relations among tokens, KL",
+            f"{_PAPER} v2",
+        ),
+        _strategy("latent-lens", "LATENT_LENS", "all blocks, by the logit-lens map"),
+        _strategy(
+            "latent-hint", "LATENT_HINT", "all blocks, through learned readouts", "arXiv 1412.6550"
+        ),
+        _strategy("latent-ridge", "LATENT_RIDGE", "all blocks, by maps fitted to present states"),
         _strategy("random", "RANDOM", "placebo: latent with a meaningless map of equal norm"),
         _strategy("shuffled", "SHUFFLED", "placebo: latent with another item's source states"),
         _strategy("identity-self", "IDENTITY_SELF", "placebo: anchored to its own frozen states"),

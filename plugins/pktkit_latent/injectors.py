@@ -1,43 +1,42 @@
-"""Steering injectors: one block as published, or all blocks together."""
+"""Steering injectors: one block as published, one after another, or all blocks together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
-from attrs import validators
 
-from pktkit.adapters import LoraShape
-from pktkit.capacity import TRAINED, trainable
-from pktkit.objectives import OUTPUT_TERMS
+from pktkit.capacity import Trainable, trainable
+from pktkit.errors import StrategyError, UsageError
 from pktkit.options import option
 from pktkit.training import train
-from pktkit.values import Alignment, Injection, TargetStates
-from pktkit_latent.objectives import LAYER_TERMS, Steering, require_states
+from pktkit.values import Alignment, Injection
+from pktkit_latent.objectives import Steering, require_states
+from pktkit_latent.schedules import Frontier, Together
+from pktkit_latent.steering_options import PUBLISHED_KINDS, SteeringOptions, default
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from torch import nn
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
     from pktkit.training import TransferData
 
-PUBLISHED_KINDS = ("up", "down", "v", "o")
-"""Projections that carry LoRA in the published experiments."""
-
 
 @attrs.frozen
-class OneBlockOptions:
+class OneBlockOptions(SteeringOptions):
     """Settings of one-block steering; the defaults are the published form."""
 
-    layer_term: str = option("cosine", "Distance of block states.", choices=tuple(LAYER_TERMS))
-    layer_weight: float = option(1.0, "Weight of the layer term.", validator=validators.ge(0))
-    output: str = option("cosine", "Loss on the logits.", choices=tuple(OUTPUT_TERMS))
-    answers_only: bool = option(False, "Leave the end-of-sequence position out of layer terms.")
-    train: str = option("lora", "What may move inside the block.", choices=TRAINED)
-    rank: int = option(16, "LoRA rank.", validator=validators.ge(1))
-    alpha: float = option(16.0, "LoRA alpha; the update is scaled by alpha / rank.")
-    modules: tuple[str, ...] = option(PUBLISHED_KINDS, "Projections that carry LoRA.")
+    layer_term: str = default("layer_term", "cosine")
+    layer_weight: float = default("layer_weight", 1.0)
+    output: str = default("output", "cosine")
+    answers_only: bool = default("answers_only", False)
+    train: str = default("train", "lora")
+    modules: tuple[str, ...] = default("modules", PUBLISHED_KINDS)
+    blocks: tuple[int, ...] = option(
+        (), "The target block to steer, 0-based; empty for the deepest linked."
+    )
 
 
 class OneBlockInjector:
@@ -55,32 +54,34 @@ class OneBlockInjector:
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
     ) -> Injection:
-        """Steer the deepest linked block.
+        """Steer the chosen block, by default the deepest linked one.
 
         Raises:
-            StrategyError: the alignment has no target states.
+            StrategyError: the alignment has no target states, or none that the layer term or
+                option `blocks` can use.
             NonFiniteError: a loss or gradient is not finite.
         """
         states = require_states(alignment.target_states, "one-block")
-        block = states.blocks[-1]
-        states = attrs.evolve(states, maps={block: states.maps[block]})
-        return _steer("one-block", self.options, states, target, data, journal, blocks=[block])
+        options = self.options
+        if len(options.blocks) > 1:
+            raise StrategyError(
+                f"injector 'one-block' steers one block, option blocks names "
+                f"{len(options.blocks)}: {', '.join(map(str, options.blocks))}. Name one, or use "
+                "'frontier' or 'all-blocks'."
+            )
+        if not options.blocks:
+            options = attrs.evolve(options, blocks=states.blocks[-1:])
+        states = options.chosen(states)
+        steering = Steering.open(states, data, target, options, Together(states.blocks))
+        with trainable(
+            target, journal, seed=data.seed, shape=options.lora, blocks=states.blocks
+        ) as opened:
+            return _steer("one-block", target, opened, data, steering)
 
 
 @attrs.frozen
-class AllBlocksOptions:
+class AllBlocksOptions(SteeringOptions):
     """Settings of all-blocks steering."""
-
-    layer_term: str = option(
-        "centred-cosine", "Distance of block states.", choices=tuple(LAYER_TERMS)
-    )
-    layer_weight: float = option(20.0, "Weight of the mean layer term.", validator=validators.ge(0))
-    output: str = option("cross-entropy", "Loss on the logits.", choices=tuple(OUTPUT_TERMS))
-    answers_only: bool = option(True, "Leave the end-of-sequence position out of layer terms.")
-    train: str = option("full", "What may move: all weights, or a LoRA adapter.", choices=TRAINED)
-    rank: int = option(16, "LoRA rank.", validator=validators.ge(1))
-    alpha: float = option(16.0, "LoRA alpha; the update is scaled by alpha / rank.")
-    modules: tuple[str, ...] = option((), "Projections that carry LoRA; empty for all.")
 
 
 class AllBlocksInjector:
@@ -94,45 +95,136 @@ class AllBlocksInjector:
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
     ) -> Injection:
-        """Steer all linked blocks at once.
+        """Steer the chosen blocks at once, by default all linked ones.
 
         Raises:
-            StrategyError: the alignment has no target states.
+            StrategyError: the alignment has no target states, or none that the layer term or
+                option `blocks` can use.
             NonFiniteError: a loss or gradient is not finite.
         """
-        states = require_states(alignment.target_states, "all-blocks")
-        return _steer("all-blocks", self.options, states, target, data, journal, blocks=None)
+        states = self.options.chosen(require_states(alignment.target_states, "all-blocks"))
+        steering = Steering.open(states, data, target, self.options, Together(states.blocks))
+        with trainable(target, journal, seed=data.seed, shape=self.options.lora) as opened:
+            return _steer("all-blocks", target, opened, data, steering)
+
+
+OUTPUT_STAGES = ("every", "last")
+
+
+@attrs.frozen
+class FrontierOptions(SteeringOptions):
+    """Settings of frontier steering."""
+
+    layer_term: str = default("layer_term", "fisher")
+    layer_weight: float = default("layer_weight", 1.0)
+    output: str = default("output", "kl")
+    answers_only: bool = default("answers_only", False)
+    train: str = default("train", "lora")
+    modules: tuple[str, ...] = default("modules", PUBLISHED_KINDS)
+    output_stage: str = option(
+        "every",
+        "Count the loss on the logits in every stage, or in the last stage only, where final "
+        "norm and LM head then train too (with train full).",
+        choices=OUTPUT_STAGES,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.output_stage == "last" and (self.layer_weight == 0 or self.layer_until < 1):
+            raise UsageError(
+                f"with output_stage last, layer_weight {self.layer_weight:g} and layer_until "
+                f"{self.layer_until:g} some stages have no loss. Set output_stage to every, or "
+                "layer_until to 1 and layer_weight above 0."
+            )
+
+
+class FrontierInjector:
+    """Trains one block after another, shallow to deep (arXiv 2510.24208, published version).
+
+    The run is divided into as many equal stages as blocks are steered. In stage s only the
+    parameters of the s-th block move, and only its layer term counts; by default the output term
+    counts in every stage. The paper is silent on what moves besides the block: nothing does,
+    except that with `output_stage: last` and all weights, final norm and LM head join the last
+    stage. An LM head tied to the embedding stays, since it is what every block below reads.
+    """
+
+    Options = FrontierOptions
+
+    def __init__(self, options: FrontierOptions) -> None:
+        self.options = options
+
+    def inject(
+        self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
+    ) -> Injection:
+        """Steer the chosen blocks in turn, by default all linked ones.
+
+        Raises:
+            StrategyError: the alignment has no target states, or none that the layer term or
+                option `blocks` can use; or the run has fewer steps than blocks.
+            NonFiniteError: a loss or gradient is not finite.
+        """
+        options = self.options
+        states = options.chosen(require_states(alignment.target_states, "frontier"))
+        if data.budget.steps < len(states.blocks):
+            raise StrategyError(
+                f"injector 'frontier' needs a step for each of {len(states.blocks)} blocks, the "
+                f"budget has {data.budget.steps}. Raise budget.steps, or name fewer in blocks."
+            )
+        last = options.output_stage == "last"
+        focus = Frontier(states.blocks, output_last=last)
+        steering = Steering.open(states, data, target, options, focus)
+        ends = _ends(target) if last and options.lora is None else ()
+        with trainable(
+            target,
+            journal,
+            seed=data.seed,
+            shape=options.lora,
+            blocks=states.blocks,
+            also=ends,
+        ) as opened:
+
+            def active(share: float) -> Sequence[nn.Parameter]:
+                stage = focus.stage(share)
+                moving = opened.by_block[focus.blocks[stage]]
+                return [*moving, *opened.also] if stage == len(focus.blocks) - 1 else moving
+
+            return _steer("frontier", target, opened, data, steering, active)
+
+
+def _ends(target: LoadedModel) -> list[str]:
+    """Name the parameters of final norm and LM head that no block reads."""
+    anatomy = target.anatomy
+    inside = {id(p) for p in anatomy.final_norm.parameters()}
+    inside |= {id(p) for p in anatomy.head.parameters()}
+    inside -= {id(p) for p in anatomy.embedding.parameters()}
+    return [name for name, p in target.model.named_parameters() if id(p) in inside]
 
 
 def _steer(
     method: str,
-    options: OneBlockOptions | AllBlocksOptions,
-    states: TargetStates,
     target: LoadedModel,
+    opened: Trainable,
     data: TransferData,
-    journal: Journal,
-    *,
-    blocks: Sequence[int] | None,
+    steering: Steering,
+    active: Callable[[float], Sequence[nn.Parameter] | None] = lambda share: None,
 ) -> Injection:
-    objective = Steering.open(
-        states,
+    log = train(
+        target,
+        opened.parameters,
         data,
-        layer_term=options.layer_term,
-        layer_weight=options.layer_weight,
-        output=options.output,
-        answers_only=options.answers_only,
+        steering,
+        active=active,
+        model=opened.model,
+        auxiliary=steering.auxiliary,
     )
-    shape = None
-    if options.train == "lora":
-        shape = LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
-    with trainable(target, journal, seed=data.seed, shape=shape, blocks=blocks) as opened:
-        log = train(target, opened.parameters, data, objective, model=opened.model)
-        count = opened.count
     return Injection(
         method,
         steps=log.steps,
         tokens=log.tokens,
-        trainable_parameters=count,
+        trainable_parameters=opened.count,
         losses=log.losses,
-        diagnostics={} if blocks is None else {"blocks": list(blocks)},
+        diagnostics={
+            "blocks": list(steering.focus.blocks),
+            "readout_parameters": steering.auxiliary.count,
+        },
     )

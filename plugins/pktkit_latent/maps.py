@@ -16,6 +16,8 @@ import attrs
 import torch
 
 from pktkit.errors import PairIncompatibleError
+from pktkit.moments import add_gram, mirrored
+from pktkit_latent.spectral import inverse, spectral
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +25,8 @@ if TYPE_CHECKING:
 CHUNK = 8192
 """Vocabulary rows handled at a time."""
 
-RANK_TOLERANCE = 1e-12
-"""Eigenvalues of a Gram matrix below this share of the largest count as zero. It corresponds to
-singular values of 1e-6 of the largest; the default of `torch.linalg.pinv` drops directions
-thousands of times larger in single precision."""
+MAPS_VERSION = 1
+"""Raised whenever a map's value changes: stored maps are addressed by it."""
 
 
 @attrs.frozen(eq=False)
@@ -54,36 +54,6 @@ class Heads:
             yield self.source[start:stop].double(), self.target[start:stop].double()
 
 
-def gram(rows: Iterator[Tensor], width: int) -> Tensor:
-    """Return `Σ XᵀX` over fp64 chunks `[rows, width]`, as `[width, width]`."""
-    total: Tensor | None = None
-    for chunk in rows:
-        product = chunk.T @ chunk
-        total = product if total is None else total.add_(product)
-    return torch.zeros(width, width, dtype=torch.float64) if total is None else total
-
-
-def spectral(matrix: Tensor, power: float) -> Tensor:
-    """Return a power of a symmetric positive semi-definite fp64 matrix on its range.
-
-    Directions below `RANK_TOLERANCE` are left out, as a pseudo-inverse does.
-    """
-    values, vectors = torch.linalg.eigh(matrix)
-    floor = values[-1].clamp(min=0) * RANK_TOLERANCE
-    kept = values > floor
-    powers = torch.where(kept, values.clamp(min=1e-300) ** power, torch.zeros_like(values))
-    return (vectors * powers) @ vectors.T
-
-
-def inverse(matrix: Tensor) -> Tensor:
-    """Return the (pseudo-)inverse of a Gram matrix, by Cholesky where it is well conditioned."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    diagonal = factor.diagonal()
-    if int(failed) == 0 and float((diagonal.min() / diagonal.max()) ** 2) > RANK_TOLERANCE * 1e3:
-        return torch.cholesky_inverse(factor)
-    return spectral(matrix, -1.0)
-
-
 def unit_rows(rows: Tensor) -> Tensor:
     """Scale rows to length one; zero rows (padding tokens) stay zero."""
     norms = rows.norm(dim=1, keepdim=True)
@@ -91,59 +61,65 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 @attrs.frozen(eq=False)
-class Bases:
-    """Unit-normalised semantic bases of both models, summed over the vocabulary.
+class Frames:
+    """Turns rows of both heads into rows of their unit-normalised semantic bases.
 
     Arguments:
-        cross: `S_tgt S_srcᵀ` `[D_tgt, D_src]`.
-        source: `S_src S_srcᵀ` `[D_src, D_src]`; target: `S_tgt S_tgtᵀ` `[D_tgt, D_tgt]`.
+        heads: the two heads.
+        source, target: inverse Gram matrices of the heads.
     """
 
-    cross: Tensor
+    heads: Heads
     source: Tensor
     target: Tensor
 
+    @classmethod
+    def of(cls, heads: Heads) -> Frames:
+        """Invert the Gram matrices of both heads."""
+        return cls(heads, inverse(gram(heads.source)), inverse(gram(heads.target)))
 
-def semantic_bases(heads: Heads) -> Bases:
-    """Accumulate products of the unit-normalised semantic bases in two passes over the heads."""
-    d_source, d_target = heads.source.shape[1], heads.target.shape[1]
-    inverse_source = inverse(gram((s for s, _ in heads.chunks()), d_source))
-    inverse_target = inverse(gram((t for _, t in heads.chunks()), d_target))
-    cross = inverse_source.new_zeros(d_target, d_source)
-    source, target = torch.zeros_like(inverse_source), torch.zeros_like(inverse_target)
-    for head_source, head_target in heads.chunks():
-        basis_source = unit_rows(head_source @ inverse_source)
-        basis_target = unit_rows(head_target @ inverse_target)
-        cross += basis_target.T @ basis_source
-        source += basis_source.T @ basis_source
-        target += basis_target.T @ basis_target
-    return Bases(cross, source, target)
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield matching rows of `S_srcᵀ` `[rows, D_src]` and `S_tgtᵀ` `[rows, D_tgt]`."""
+        for source, target in self.heads.chunks():
+            yield unit_rows(source @ self.source), unit_rows(target @ self.target)
 
 
 def unit(heads: Heads) -> Tensor:
     """Return `S_tgt S_srcᵀ`, the published map: cosine coefficients, recomposed."""
-    return semantic_bases(heads).cross
+    cross = _empty(heads)
+    for source, target in Frames.of(heads).chunks():
+        cross.addmm_(target.T, source)
+    return cross
 
 
 def tight(heads: Heads) -> Tensor:
     """Return the map between whitened frames `(S Sᵀ)^(−1/2) S`; identity from a model to itself."""
-    bases = semantic_bases(heads)
-    return spectral(bases.target, -0.5) @ bases.cross @ spectral(bases.source, -0.5)
+    cross = _empty(heads)
+    own_source = cross.new_zeros(cross.shape[1], cross.shape[1])
+    own_target = cross.new_zeros(cross.shape[0], cross.shape[0])
+    for source, target in Frames.of(heads).chunks():
+        cross.addmm_(target.T, source)
+        add_gram(own_source, source)
+        add_gram(own_target, target)
+    return spectral(mirrored(own_target), -0.5) @ cross @ spectral(mirrored(own_source), -0.5)
 
 
 def dual(heads: Heads) -> Tensor:
     """Return `(S_tgt S_tgtᵀ)⁻¹ S_tgt S_srcᵀ`: the target state whose coefficients fit best."""
-    bases = semantic_bases(heads)
-    return inverse(bases.target) @ bases.cross
+    cross = _empty(heads)
+    own = cross.new_zeros(cross.shape[0], cross.shape[0])
+    for source, target in Frames.of(heads).chunks():
+        cross.addmm_(target.T, source)
+        add_gram(own, target)
+    return inverse(mirrored(own)) @ cross
 
 
 def lens(heads: Heads) -> Tensor:
     """Return `W_tgt⁺ W_src`: the target state whose logit lens best matches the source's."""
-    d_source, d_target = heads.source.shape[1], heads.target.shape[1]
-    cross = torch.zeros(d_target, d_source, dtype=torch.float64, device=heads.source.device)
-    for head_source, head_target in heads.chunks():
-        cross += head_target.T @ head_source
-    return inverse(gram((t for _, t in heads.chunks()), d_target)) @ cross
+    cross = _empty(heads)
+    for source, target in heads.chunks():
+        cross.addmm_(target.T, source)
+    return inverse(gram(heads.target)) @ cross
 
 
 MAPS: Mapping[str, Callable[[Heads], Tensor]] = {
@@ -155,8 +131,14 @@ MAPS: Mapping[str, Callable[[Heads], Tensor]] = {
 """Maps by the name used in recipes; all return fp64 `[D_tgt, D_src]`."""
 
 
-def random_like(matrix: Tensor, seed: int) -> Tensor:
-    """Return a Gaussian matrix of the same shape and Frobenius norm: a map without meaning."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(matrix.shape, dtype=torch.float64, generator=generator).to(matrix.device)
-    return draw * (matrix.norm() / draw.norm())
+def gram(head: Tensor) -> Tensor:
+    """Return `WᵀW` of a head `[V, D]` in fp64, `[D, D]`."""
+    total = head.new_zeros(head.shape[1], head.shape[1], dtype=torch.float64)
+    for start in range(0, head.shape[0], CHUNK):
+        add_gram(total, head[start : start + CHUNK].double())
+    return mirrored(total)
+
+
+def _empty(heads: Heads) -> Tensor:
+    shape = heads.target.shape[1], heads.source.shape[1]
+    return heads.source.new_zeros(shape, dtype=torch.float64)

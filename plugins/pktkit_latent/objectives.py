@@ -7,129 +7,157 @@ from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch.nn import functional
 
 from pktkit.errors import StrategyError
 from pktkit.objectives import OUTPUT_TERMS, OutputTerm
+from pktkit.pair import vocab_size
+from pktkit.training import Auxiliary
 from pktkit.values import TargetStates
+from pktkit_latent.confidence import CONFIDENCE, gold_confidence
+from pktkit_latent.schedules import Focus, LayerSchedule
+from pktkit_latent.terms import LAYER_TERMS, Distance
+from pktkit_latent.wanted import RowValues, Wanted
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pktkit.encoding import Batch
-    from pktkit.probe import StateReader
+    from pktkit.pair import LoadedModel
     from pktkit.training import StepView, TransferData
-
-
-def cosine_distance(states: Tensor, wanted: Tensor) -> Tensor:
-    """Return `1 − mean cos`, over tokens `[tokens, D]`, in fp32. Zero states count as cos 0."""
-    return 1 - functional.cosine_similarity(states.float(), wanted.float(), dim=-1).mean()
-
-
-def centred_cosine_distance(states: Tensor, wanted: Tensor) -> Tensor:
-    """Return `1 − mean cos` after subtracting each side's mean over the batch's tokens.
-
-    Without centring the cosine mostly measures the mean direction, which all tokens share.
-    """
-    return cosine_distance(states - states.mean(dim=0), wanted - wanted.mean(dim=0))
-
-
-LAYER_TERMS = {"cosine": cosine_distance, "centred-cosine": centred_cosine_distance}
-
-
-def item_permutation(rows: int, seed: int) -> list[int]:
-    """Return a random cyclic order of all rows: every row reads another row, if there is one."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(rows, generator=generator).tolist()
-    other = [0] * rows
-    for here, there in zip(order, order[1:] + order[:1], strict=True):
-        other[here] = there
-    return other
+    from pktkit_latent.steering_options import SteeringOptions
 
 
 @attrs.define(eq=False)
 class Steering:
     """Pulls the target's block states towards aligned states while it learns its task.
 
+    Statistics of a layer term (the mean that is taken off, relations among tokens) are those of
+    the micro-batch: with gradient accumulation they cover its part of the step only.
+
     Arguments:
-        states: aligned states by target block.
-        reader: reads the origin's states by row.
-        layer_term: distance of recorded and aligned states.
-        layer_weight: multiplies the mean of the layer terms over blocks.
+        wanted: aligned states by row; None when the layer weight is 0.
+        distance: the layer term.
+        schedule: weight of the mean of the layer terms over blocks.
+        focus: which blocks are steered when.
         output_term: loss on the logits.
+        output_weight: multiplies it.
         answers_only: leave out the position that predicts the end of the sequence, whose state
             is about stopping.
-        other: for the shuffled placebo, which row stands in for each row.
+        readouts: by target block, the learned layer its states pass before they are compared.
+        readout_rate: their learning rate as a multiple of the budget's.
+        confidence: a weight per position, if positions count unequally.
     """
 
-    states: TargetStates
-    reader: StateReader
-    layer_term: str
-    layer_weight: float
+    wanted: Wanted | None
+    distance: Distance
+    schedule: LayerSchedule
+    focus: Focus
     output_term: OutputTerm
+    output_weight: float = 1.0
     answers_only: bool = True
-    other: Sequence[int] = ()
+    readouts: Mapping[int, nn.Linear] = attrs.field(factory=dict)
+    readout_rate: float = 1.0
+    confidence: RowValues | None = None
 
     @classmethod
     def open(
         cls,
         states: TargetStates,
         data: TransferData,
-        *,
-        layer_term: str,
-        layer_weight: float,
-        output: str,
-        answers_only: bool,
+        target: LoadedModel,
+        options: SteeringOptions,
+        focus: Focus,
     ) -> Steering:
         """Open the readings that the loss needs; call it before the target changes."""
-        reader = data.probe.states(
-            "train", states.origin_blocks, interface=states.interface, origin=states.origin
-        )
-        rows = len(data.probe.encoded("train").items)
+        head = target.anatomy.head_weight
+        steered = options.layer_weight > 0
+        wanted = Wanted.open(states, data, head.device) if steered else None
+        confidence = None
+        if wanted is not None and options.token_weight == "source-confidence":
+            confidence = gold_confidence(
+                data, states.origin, wanted.other, answers_only=options.answers_only
+            )
         return cls(
-            states,
-            reader,
-            layer_term,
-            layer_weight,
-            OUTPUT_TERMS[output](data.probe),
-            answers_only,
-            item_permutation(rows, data.seed) if states.shuffle_items else (),
+            wanted,
+            LAYER_TERMS[options.layer_term].open(head[: vocab_size(target)]),
+            options.schedule,
+            focus,
+            OUTPUT_TERMS[options.output](data.probe),
+            options.output_weight,
+            options.answers_only,
+            _build_readouts(states, data.seed, head.device) if steered else {},
+            options.readout_rate,
+            confidence,
         )
+
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """The readouts as parameters that train beside the target."""
+        layers = self.readouts.values()
+        return Auxiliary([p for layer in layers for p in layer.parameters()], self.readout_rate)
 
     def blocks(self, share: float) -> Sequence[int]:
-        """Return the target blocks that have aligned states."""
-        return self.states.blocks
+        """Return the target blocks whose states the loss needs now."""
+        return self.focus.at(share) if self._weight(share) > 0 else ()
 
     def terms(self, view: StepView) -> Mapping[str, Tensor]:
-        """Return `layer` (weighted mean over blocks) and the output terms."""
-        wanted = self._read(view.batch)
-        distance = LAYER_TERMS[self.layer_term]
-        kept = self._kept(view.batch)
-        losses = [
-            distance(
-                view.recording.states(block, self.states.interface)[kept],
-                self.states.states(block, wanted)[kept],
-            )
-            for block in self.states.blocks
-        ]
-        layer = self.layer_weight * torch.stack(losses).mean()
-        return {"layer": layer, **self.output_term(view)}
+        """Return `layer` (weighted mean over blocks) and the output terms, where they count."""
+        terms = {}
+        weight = self._weight(view.share)
+        if weight > 0:
+            terms["layer"] = weight * self._layer(view)
+        if self.output_weight > 0 and self.focus.output_counts(view.share):
+            output = self.output_term(view)
+            terms |= {name: self.output_weight * term for name, term in output.items()}
+        return terms
 
-    def _read(self, batch: Batch) -> dict[int, Tensor]:
-        rows = [self.other[row] for row in batch.rows] if self.other else batch.rows
-        states = self.reader.read(rows, batch.counts)
-        return {block: tensor.to(batch.input_ids.device) for block, tensor in states.items()}
+    def _weight(self, share: float) -> float:
+        return 0.0 if self.wanted is None else self.schedule.at(self.focus.within(share))
+
+    def _layer(self, view: StepView) -> Tensor:
+        assert self.wanted is not None
+        blocks, kept = self.focus.at(view.share), self._kept(view.batch)
+        wanted = self.wanted.read(view.batch, blocks, kept)
+        weights = None
+        if self.confidence is not None:
+            weights = self.confidence.read(view.batch.rows, [CONFIDENCE], kept)[CONFIDENCE]
+            weights = weights.to(kept.device)
+        interface = self.wanted.states.interface
+        losses = [
+            self.distance(
+                self._read_out(block, view.recording.states(block, interface, kept)),
+                wanted[block],
+                weights,
+            )
+            for block in blocks
+        ]
+        return torch.stack(losses).mean()
+
+    def _read_out(self, block: int, states: Tensor) -> Tensor:
+        precise = states.float()
+        return self.readouts[block](precise) if block in self.readouts else precise
 
     def _kept(self, batch: Batch) -> Tensor:
-        """Return the predicting positions the layer terms look at, `[tokens]` bool."""
-        if not self.answers_only or bool(batch.ending.all()):
-            return torch.ones_like(batch.ending)
-        return ~batch.ending
+        """Return which predicting positions the layer terms look at, `[kept]` int64.
+
+        All of them in a batch that predicts nothing but ends of sequences.
+        """
+        if self.answers_only and not bool(batch.ending.all()):
+            return (~batch.ending).nonzero().squeeze(1)
+        return torch.arange(len(batch.ending), device=batch.ending.device)
+
+
+def _build_readouts(states: TargetStates, seed: int, device: torch.device) -> dict[int, nn.Linear]:
+    return {
+        block: states.readouts[block].build(seed=seed + block, device=device)
+        for block in states.blocks
+        if block in states.readouts
+    }
 
 
 def require_states(states: TargetStates | None, injector: str) -> TargetStates:
     """Return the states, or say that this injector needs an aligner that gives them."""
-    if states is None:
+    if states is None or not states.maps:
         raise StrategyError(
             f"injector '{injector}' steers towards target states, but the aligner gave none. "
             "Use an aligner that returns them, e.g. 'semantic'."

@@ -10,7 +10,8 @@ PAPER = "arXiv 2510.24208"
 
 LATENT_V1 = Strategy(
     name="latent-v1",
-    matcher=Choice("attribution"),
+    # As published: even where the source's gradients are close to noise, which is warned of.
+    matcher=Choice("attribution", {"fallback": "none"}),
     aligner=Choice("semantic", {"map": "unit", "interface": "contribution"}),
     injector=Choice("one-block"),
     budget={"learning_rate": 3e-4},
@@ -18,46 +19,76 @@ LATENT_V1 = Strategy(
     reference=f"{PAPER} v1",
 )
 
-LATENT = Strategy(
-    name="latent",
+LATENT_FISHER = Strategy(
+    name="latent-fisher",
+    matcher=Choice("depth"),
+    aligner=Choice("semantic", {"map": "unit", "interface": "contribution"}),
+    injector=Choice("frontier", {"layer_term": "fisher", "output": "kl"}),
+    budget={"learning_rate": 3e-4},
+    summary="the published form: block after block, Fisher-weighted logits of aligned states, KL",
+    reference=f"{PAPER}, Findings of ACL 2026",
+)
+
+LATENT_GEOMETRY = Strategy(
+    name="latent-geometry",
+    matcher=Choice("depth"),
+    aligner=Choice("semantic", {"map": "unit", "interface": "contribution"}),
+    injector=Choice("frontier", {"layer_term": "relation", "output": "kl"}),
+    budget={"learning_rate": 3e-4},
+    summary="the published form: block after block, relations among tokens of aligned states, KL",
+    reference=f"{PAPER} v2",
+)
+
+LATENT_LENS = Strategy(
+    name="latent-lens",
     matcher=Choice("depth"),
     aligner=Choice("semantic", {"map": "lens", "interface": "residual"}),
     injector=Choice("all-blocks"),
     summary="residual stream of all blocks steered by the logit-lens map, with cross-entropy",
-    reference=f"{PAPER}, with our settings chosen on dev",
+    reference="our settings, chosen on dev",
 )
 
+LATENT_HINT = attrs.evolve(
+    LATENT_LENS,
+    name="latent-hint",
+    aligner=Choice("hint", {"interface": "residual"}),
+    summary="all blocks steered through learned readouts that predict the source's states",
+    reference="arXiv 1412.6550, with our settings chosen on dev",
+)
+
+LATENT_RIDGE = attrs.evolve(
+    LATENT_LENS,
+    name="latent-ridge",
+    aligner=Choice("ridge", {"interface": "residual"}),
+    summary="all blocks steered by maps fitted to the two models' present states",
+)
+
+LATENT = attrs.evolve(LATENT_LENS, name="latent")
+
+_PLACEBO = attrs.evolve(LATENT, role="placebo", placebo_of=("latent",), reference="")
+
 RANDOM = attrs.evolve(
-    LATENT,
+    _PLACEBO,
     name="random",
     aligner=Choice("semantic", {"map": "lens", "interface": "residual", "placebo": "random-map"}),
-    role="placebo",
-    placebo_of=("latent",),
     isolates="the meaning of its map",
     summary="placebo: latent with a meaningless map of equal norm",
-    reference="",
 )
 
 SHUFFLED = attrs.evolve(
-    LATENT,
+    _PLACEBO,
     name="shuffled",
     aligner=Choice(
         "semantic", {"map": "lens", "interface": "residual", "placebo": "shuffled-items"}
     ),
-    role="placebo",
-    placebo_of=("latent",),
     isolates="what the source computes for the item at hand",
     summary="placebo: latent with the source states of other items",
-    reference="",
 )
 
 IDENTITY_SELF = attrs.evolve(
-    LATENT,
+    _PLACEBO,
     name="identity-self",
     aligner=Choice("self", {"interface": "residual"}),
-    role="placebo",
-    placebo_of=("latent",),
     isolates="the source as a whole",
     summary="placebo: the target anchored to its own frozen states, no source",
-    reference="",
 )

@@ -19,7 +19,7 @@ from pktkit.recipe import parse_choice
 from pktkit.similarity import mean_cosines
 from pktkit.values import Interface, LayerMap, Origin, Space, TargetStates
 from pktkit_latent.analyses.common import answer_positions, extremes, number, spread
-from pktkit_latent.objectives import item_permutation
+from pktkit_latent.wanted import item_permutation
 
 if TYPE_CHECKING:
     from torch import Tensor

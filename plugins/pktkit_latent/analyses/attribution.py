@@ -14,7 +14,7 @@ from pktkit.options import option
 from pktkit.outcomes import Figure
 from pktkit_latent.analyses.common import titled
 from pktkit_latent.matchers import SATURATED_LOSS
-from pktkit_latent.stability import attribution_stability
+from pktkit_latent.matchers.stability import attribution_stability
 
 if TYPE_CHECKING:
     from pktkit.analysis import AnalysisContext
@@ -51,11 +51,14 @@ class Attribution:
         stability = attribution_stability(scores, self.options.resamples, self.options.seed or 0)
         data = {
             "split": self.options.split,
-            "items": len(scores),
-            "resamples": self.options.resamples,
+            "items": stability.items,
+            "resamples": stability.resamples,
             "loss": float(context.probe.source_loss(self.options.split).mean()),
-            "critical": max(range(scores.shape[1]), key=lambda b: abs(stability.mean[b])),
-            **attrs.asdict(stability, value_serializer=lambda _, __, v: _plain(v)),
+            "critical": stability.critical,
+            "mean": list(stability.mean),
+            "low": list(stability.low),
+            "high": list(stability.high),
+            "win_share": list(stability.wins),
         }
         return AnalysisResult(
             title="Attribution of the source's layers",
@@ -64,10 +67,6 @@ class Attribution:
             figures=(_figure(data, context.pair.source.name),),
             table=_table(data),
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _score(value: float) -> str:

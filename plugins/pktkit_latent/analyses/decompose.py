@@ -11,6 +11,7 @@ import torch
 
 from pktkit import plotting
 from pktkit.analysis import AnalysisResult, Table
+from pktkit.moments import add_gram, mirrored
 from pktkit.options import option
 from pktkit.outcomes import Figure
 from pktkit.pair import vocab_size
@@ -25,7 +26,8 @@ from pktkit_latent.analyses.common import (
     spread,
     titled,
 )
-from pktkit_latent.maps import CHUNK, gram, inverse, spectral, unit_rows
+from pktkit_latent.maps import CHUNK, gram, unit_rows
+from pktkit_latent.spectral import inverse, spectral
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,25 +120,25 @@ def frames(model: LoadedModel, *, fold_norm: bool = False) -> dict[str, Tensor]:
     """
     tokens = vocab_size(model)
     head = model.anatomy.head_weight.detach()[:tokens]
-    gain = model.anatomy.final_norm_gain().to(head.device).double() if fold_norm else 1.0
-
-    def folded() -> Iterator[Tensor]:
-        return (chunk * gain for chunk in _chunks(head))
-
-    width = model.anatomy.width
-    back = inverse(gram(folded(), width))
-    output = gram((unit_rows(chunk @ back) for chunk in folded()), width)
-    embedding = model.anatomy.embedding.weight.detach()[:tokens]
+    if fold_norm:
+        head = head.double() * model.anatomy.final_norm_gain().to(head.device).double()
+    back = inverse(gram(head))
+    output = _products(head, back)
     whitening = spectral(output, -0.5)
     return {
         "output": output,
-        "input": gram((unit_rows(chunk) for chunk in _chunks(embedding)), width),
+        "input": _products(model.anatomy.embedding.weight.detach()[:tokens]),
         "tight": whitening @ output @ whitening,
     }
 
 
-def _chunks(rows: Tensor) -> Iterator[Tensor]:
-    return (rows[start : start + CHUNK].double() for start in range(0, rows.shape[0], CHUNK))
+def _products(rows: Tensor, back: Tensor | None = None) -> Tensor:
+    """Return `S Sᵀ` of rows `[V, D]`, each through `back` `[D, D]` if given and to length one."""
+    total = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    for start in range(0, rows.shape[0], CHUNK):
+        chunk = rows[start : start + CHUNK].double()
+        add_gram(total, unit_rows(chunk if back is None else chunk @ back))
+    return mirrored(total)
 
 
 def _name(block: int) -> str:

@@ -8,17 +8,18 @@ import attrs
 
 from pktkit.errors import PairIncompatibleError
 from pktkit.options import option
-from pktkit.state_maps import AffineMap, identity
-from pktkit.values import Alignment, Interface, LayerMap, Origin, TargetStates
-from pktkit_latent.maps import MAPS, Heads, random_like
+from pktkit.state_maps import AffineMap
+from pktkit.values import Alignment, Interface, LayerMap, TargetStates
+from pktkit_latent.aligners.delivery import deliver
+from pktkit_latent.aligners.placebo import placebo_option, seed_option
+from pktkit_latent.digest import tensor_digest
+from pktkit_latent.maps import MAPS, MAPS_VERSION, Heads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
-
-PLACEBOS = ("none", "random-map", "shuffled-items")
 
 
 @attrs.frozen
@@ -30,12 +31,10 @@ class SemanticOptions:
     interface: Interface = option(
         Interface.CONTRIBUTION, "Where states are read: residual stream or block contribution."
     )
-    placebo: str = option(
-        "none",
-        "Control: a meaningless map of equal norm, or the source states of other items.",
-        choices=PLACEBOS,
-    )
-    seed: int | None = option(None, "Of the random map; null takes the run's seed.")
+    split: str = option("align", "Split whose tokens the figures are computed on.")
+    placebo: str = placebo_option()
+    seed: int | None = seed_option()
+    save: str = option("", "File to write the map to; empty for none.")
 
 
 def aligned_heads(pair: ModelPair, *, fold_norm: bool) -> Heads:
@@ -77,46 +76,34 @@ class SemanticAligner:
         """
         heads = aligned_heads(pair, fold_norm=self.options.fold_norm)
         heads = attrs.evolve(heads, source=heads.source.to(heads.target.device))
-        matrix = MAPS[self.options.map](heads)
-        if self.options.placebo == "random-map":
-            matrix = random_like(matrix, self.options.seed or 0)
+        matrix = self._matrix(heads, probe)
         semantic_map = AffineMap(matrix, normalise=True)
         states = TargetStates(
             maps={link.target: semantic_map for link in layer_map.links},
             layer_map=layer_map,
             interface=self.options.interface,
-            shuffle_items=self.options.placebo == "shuffled-items",
         )
-        diagnostics = {
+        return deliver(
+            "semantic",
+            states,
+            probe,
+            split=self.options.split,
+            placebo=self.options.placebo,
+            seed=self.options.seed,
+            save=self.options.save,
+            diagnostics={
+                "map": self.options.map,
+                "vocabulary": heads.source.shape[0],
+                "frobenius_norm": float(matrix.norm()),
+            },
+        )
+
+    def _matrix(self, heads: Heads, probe: Probe) -> Tensor:
+        """Return the map, computed once per pair of heads and kept where readings are kept."""
+        key = {
+            "reading": "semantic-map",
+            "version": MAPS_VERSION,
             "map": self.options.map,
-            "placebo": self.options.placebo,
-            "vocabulary": heads.source.shape[0],
-            "frobenius_norm": float(matrix.norm()),
+            "heads": tensor_digest({"source": heads.source, "target": heads.target}),
         }
-        return Alignment("semantic", layer_map, target_states=states, diagnostics=diagnostics)
-
-
-@attrs.frozen
-class SelfOptions:
-    """Settings of the self anchor."""
-
-    interface: Interface = option(Interface.RESIDUAL, "Where states are read.")
-
-
-class SelfAnchor:
-    """Placebo: aligns the target to its own frozen states. No source is involved."""
-
-    Options = SelfOptions
-
-    def __init__(self, options: SelfOptions) -> None:
-        self.options = options
-
-    def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
-        """Return the target's own states, unmapped, for every linked block."""
-        states = TargetStates(
-            maps={link.target: identity for link in layer_map.links},
-            layer_map=layer_map,
-            interface=self.options.interface,
-            origin=Origin.TARGET,
-        )
-        return Alignment("self", layer_map, target_states=states)
+        return probe.cached(key, lambda: {"matrix": MAPS[self.options.map](heads)})["matrix"]
