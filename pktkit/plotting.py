@@ -32,6 +32,9 @@ DASHES = ("-", "--", "-.", ":")
 CELLS_WITH_VALUES = 150
 """Heat maps with at most this many cells have their values written in."""
 
+LABELLED_ROWS = 16
+"""Rows of a heat map that are labelled at most."""
+
 _STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.5,
@@ -188,7 +191,7 @@ def bars(
             values, places, xerr=[below, above], fmt="none", ecolor="#222222", capsize=3, lw=1.3
         )
         axes.set_yticks(places, names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(values) - 0.4, -0.6)
         axes.axvline(0, color="#888888", linewidth=0.8)
         axes.set_xlabel(label)
         axes.set_title(title, loc="left")
@@ -249,8 +252,9 @@ def _heat_map(
     axes.set_xlabel(each.column_title)
     axes.set_ylabel(each.row_title)
     _ticks(axes, each.columns)
-    axes.set_yticks(range(len(each.rows))[:: _stride(len(each.rows), 30)])
-    axes.set_yticklabels(each.rows[:: _stride(len(each.rows), 30)])
+    stride = _stride(len(each.rows), LABELLED_ROWS)
+    axes.set_yticks(range(len(each.rows))[::stride])
+    axes.set_yticklabels(each.rows[::stride])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
