@@ -15,11 +15,15 @@ from torch import nn
 from pktkit.checkpoints import check_directory, read_model, resolve, write_model
 from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
+from pktkit.vocabulary import SharedVocabulary, shared_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE_TEXT = "The 12 quick foxes\n\tcount: 3 + 4 = 7; naïve «café» → def f(x): return x**2"
+MIN_SHARE = 0.1
+"""Pairs that share a smaller part of the smaller vocabulary are refused by vocabulary maps."""
+
 _HASH_CHUNK = 1 << 26
 
 
@@ -70,11 +74,49 @@ class ModelPair:
         """The comparison of the two tokenizers, made once."""
         return compare_tokenizers(self.source.tokenizer, self.target.tokenizer)
 
-    def require_same_tokenizer(self, who: str) -> None:
+    @functools.cached_property
+    def vocabulary(self) -> SharedVocabulary:
+        """The tokens that mean the same to both models, matched once.
+
+        Raises:
+            PairIncompatibleError: a tokenizer has no fast backend.
+        """
+        sizes = vocab_size(self.source), vocab_size(self.target)
+        if self.tokenizers.same:
+            return SharedVocabulary.whole(min(sizes))
+        return shared_vocabulary(
+            self.source.tokenizer,
+            self.target.tokenizer,
+            source_size=sizes[0],
+            target_size=sizes[1],
+        )
+
+    def require_shared_vocabulary(self, who: str) -> SharedVocabulary:
+        """Return the shared vocabulary, or refuse a pair that shares less than `MIN_SHARE`.
+
+        Arguments:
+            who: the method that needs it, for the message.
+
+        Raises:
+            PairIncompatibleError: too few tokens are shared.
+        """
+        found = self.vocabulary
+        if found.share >= MIN_SHARE:
+            return found
+        raise PairIncompatibleError(
+            f"{who} needs tokens that stand for the same text in both vocabularies, but of the "
+            f"{found.source_size} tokens of source '{self.source.name}' and the "
+            f"{found.target_size} of target '{self.target.name}' only {len(found)} are shared: "
+            f"{found.share:.1%} of the smaller vocabulary, expected at least {MIN_SHARE:.0%}. "
+            "Choose a source with a closer tokenizer, or a strategy that needs no vocabulary map."
+        )
+
+    def require_same_tokenizer(self, who: str, instead: str = "") -> None:
         """Refuse the pair unless both models share one tokenizer.
 
         Arguments:
             who: the method that needs it, for the message.
+            instead: what to use with different tokenizers, a sentence for the message.
 
         Raises:
             PairIncompatibleError: the tokenizers differ.
@@ -89,7 +131,7 @@ class ModelPair:
         raise PairIncompatibleError(
             f"{who} needs source and target to share one tokenizer, but they differ: source "
             f"'{self.source.name}' has {found.source_size} tokens, target '{self.target.name}' "
-            f"has {found.target_size}, {reason}."
+            f"has {found.target_size}, {reason}.{f' {instead}' if instead else ''}"
         )
 
 
@@ -181,12 +223,18 @@ def compare_tokenizers(
 def describe(pair: ModelPair) -> dict[str, Any]:
     """Return what there is to know about a pair before a transfer, JSON-serialisable.
 
-    Keys `source`, `target` (see `describe_model`) and `tokenizer` (`TokenizerComparison`).
+    Keys `source`, `target` (see `describe_model`) and `tokenizer` (`TokenizerComparison`, and
+    the `atoms` both vocabularies share with their `share` of the smaller one).
     """
+    shared = pair.vocabulary
     return {
         "source": describe_model(pair.source),
         "target": describe_model(pair.target),
-        "tokenizer": attrs.asdict(pair.tokenizers),
+        "tokenizer": {
+            **attrs.asdict(pair.tokenizers),
+            "atoms": len(shared),
+            "share": round(shared.share, 4),
+        },
     }
 
 

@@ -18,7 +18,7 @@ from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.recording import forward, record
 from pktkit.testing import tiny_loaded
-from pktkit_latent.aligner import SemanticAligner, SemanticOptions
+from pktkit_latent.aligners.semantic import SemanticAligner, SemanticOptions
 from pktkit_latent.injectors import FrontierInjector, FrontierOptions
 from pktkit_latent.matchers import DepthMatcher, DepthOptions
 from pktkit_latent.schedules import Frontier

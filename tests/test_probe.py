@@ -197,12 +197,13 @@ def test_an_unusable_cache_directory_is_given_up(tmp_path):
     assert probe.states("train", [0]).read([0])[0].shape[1] == 48
 
 
-def test_source_states_need_one_tokenizer():
+def test_source_logits_need_one_tokenizer():
     pair = pair_of("llama")
     other = tiny_loaded("llama", seed=3, width=48, blocks=4, heads=6, kv_heads=3, ffn=72, vocab=59)
     probe = Probe(ModelPair(other, pair.target), word_task())
     with pytest.raises(PairIncompatibleError, match="59"):
-        probe.states("train", [0])
+        probe.logits("train")
+    assert probe.states("train", [0]).read([0])[0].shape[1] == 48
     assert probe.states("train", [0], origin=Origin.TARGET).read([0])[0].shape[1] == 32
 
 

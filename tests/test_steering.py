@@ -17,7 +17,7 @@ from pktkit.settings import ProbeSettings
 from pktkit.state_maps import Readout, identity
 from pktkit.tasks.base import SPLITS
 from pktkit.values import Alignment, Interface, LayerLink, LayerMap, Origin, Space, TargetStates
-from pktkit_latent.aligner import SemanticAligner, SemanticOptions
+from pktkit_latent.aligners.semantic import SemanticAligner, SemanticOptions
 from pktkit_latent.confidence import CONFIDENCE, gold_confidence
 from pktkit_latent.injectors import (
     AllBlocksInjector,

@@ -60,4 +60,6 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1%}"
     return f"{value:,}" if isinstance(value, int) else str(value)

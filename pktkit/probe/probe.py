@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 
 from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
 from pktkit.probe.passes import backward_pass, forward_pass
+from pktkit.probe.positions import AlignedPositions, align_positions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Task
@@ -24,13 +26,16 @@ from pktkit.values import Interface, Origin
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = structlog.get_logger(__name__)
+
 
 class Probe:
     """Readings of a pair on one task, each taken at most once.
 
     Take it from a pristine pair: what is read of the target is its state before injection.
-    Prompts are encoded with the target's tokenizer; reading the source by position therefore
-    needs equal tokenizers, which is checked when the source's states or logits are asked for.
+    Prompts are encoded with the target's tokenizer. A source with another tokenizer reads the
+    same text in its own tokens, and its states are those at the positions that `positions` lays
+    beside the target's; its logits mean nothing to the target and are refused.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Probe:
         self.settings = settings or ProbeSettings()
         self._cache = cache or ReadingCache()
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
+        self._positions: dict[str, AlignedPositions] = {}
         self._hashes = {
             Origin.SOURCE: _content(pair.source),
             Origin.TARGET: _content(pair.target),
@@ -64,6 +70,33 @@ class Probe:
             )
         return self._encoded[split, origin]
 
+    def positions(self, split: str) -> AlignedPositions:
+        """Return where a source with another tokenizer is read, beside the target's positions.
+
+        Raises:
+            PairIncompatibleError: a tokenizer is not a fast one.
+            UsageError: no item of the split fits, or the source has no chat template.
+        """
+        if split not in self._positions:
+            self.encoded(split)  # says so if no item fits
+            found = align_positions(
+                self.pair.source.tokenizer,
+                self.pair.target.tokenizer,
+                self.task.items(split)[: self.settings.row_limit],
+                name=split,
+                join=self.task.template,
+                max_length=self.settings.max_length,
+            )
+            log.info(
+                "tokenizers differ, source states are read at the nearest earlier position",
+                split=split,
+                exact=f"{found.exact_share:.1%}",
+                rows_opened=found.opened,
+                rows_cut=found.cut,
+            )
+            self._positions[split] = found
+        return self._positions[split]
+
     def states(
         self,
         split: str,
@@ -74,20 +107,24 @@ class Probe:
     ) -> StateReader:
         """Return a reader of block states at the predicting positions of a split.
 
+        Rows and positions are the target's. Where the source has another tokenizer, its states
+        are those of its last token that has read no more text than the target has.
+
         Raises:
-            PairIncompatibleError: source states are asked for and the tokenizers differ.
+            PairIncompatibleError: the tokenizers differ and one is not a fast one.
         """
-        self._require_positions(origin, "states of the source")
-        encoded = self.encoded(split)
+        encoded, picks, exact = self._rows(split, origin), None, 1.0
+        if self._foreign(origin):
+            picks, exact = self.positions(split).picks, self.positions(split).exact_share
         model = self._model(origin)
         tokens = sum(item.supervised_count for item in encoded.items)
         width, depth = model.anatomy.width, model.anatomy.n_blocks
         size = tokens * width * (depth + 1) * self._state_size(model)
         stored = self._forward(split, origin, logits=False) if self._fits(size) else None
         live = None if stored is not None else self._live(origin)
-        index = RowIndex.of(encoded, visiting_order(encoded))
+        index = RowIndex.of(encoded, visiting_order(encoded), picks)
         dtype = model.model.dtype
-        return StateReader(encoded, tuple(blocks), interface, index, dtype, stored, live)
+        return StateReader(encoded, tuple(blocks), interface, index, dtype, stored, live, exact)
 
     def logits(self, split: str, origin: Origin = Origin.SOURCE) -> LogitReader:
         """Return a reader of logits at the predicting positions of a split.
@@ -95,7 +132,11 @@ class Probe:
         Raises:
             PairIncompatibleError: source logits are asked for and the tokenizers differ.
         """
-        self._require_positions(origin, "logits of the source")
+        if origin is Origin.SOURCE:
+            self.pair.require_same_tokenizer(
+                "reading logits of the source",
+                "Use an output term without them (output=cross-entropy), or a strategy without KL.",
+            )
         encoded = self.encoded(split)
         stored = None
         if self._logits_fit(split, origin):
@@ -175,9 +216,13 @@ class Probe:
         frozen = copy.deepcopy(model.model).requires_grad_(False).eval()
         return attrs.evolve(model, model=frozen, anatomy=Anatomy.of(frozen))
 
-    def _require_positions(self, origin: Origin, what: str) -> None:
-        if origin is Origin.SOURCE:
-            self.pair.require_same_tokenizer(what)
+    def _foreign(self, origin: Origin) -> bool:
+        """Whether the model that is read cuts text in other tokens than the target."""
+        return origin is Origin.SOURCE and not self.pair.tokenizers.same
+
+    def _rows(self, split: str, origin: Origin) -> EncodedSplit:
+        """Return the rows that a forward pass reads; row i always is the target's row i."""
+        return self.positions(split).split if self._foreign(origin) else self.encoded(split)
 
     def _state_size(self, model: LoadedModel) -> int:
         return 2 if self.settings.state_dtype == "bfloat16" else _element_size(model)
@@ -192,8 +237,10 @@ class Probe:
 
     def _forward(self, split: str, origin: Origin, *, logits: bool) -> Stored:
         """Take states and, where they fit, logits in one pass."""
-        together = logits or (origin is Origin.SOURCE and self._logits_fit(split, origin))
-        encoded, model, settings = self.encoded(split), self._model(origin), self.settings
+        wanted = origin is Origin.SOURCE and not self._foreign(origin)
+        together = logits or (wanted and self._logits_fit(split, origin))
+        encoded, model = self._rows(split, origin), self._model(origin)
+        settings = self.settings
         key = reading_key(
             reading="forward",
             weights=self._hashes[origin],

@@ -21,20 +21,37 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class RowIndex:
-    """Where each row's predicting positions lie in a flat `[tokens, …]` tensor."""
+    """Where each row's predicting positions lie in a flat `[tokens, …]` tensor.
+
+    Arguments:
+        starts, counts: of each row.
+        picks: which of its positions each row is read at, in order; None for all of them.
+    """
 
     starts: Sequence[int]
     counts: Sequence[int]
+    picks: Sequence[Sequence[int]] | None = None
 
     @classmethod
-    def of(cls, split: EncodedSplit, order: Sequence[int] | None = None) -> RowIndex:
-        """Index all rows of a split whose tokens lie in `order` of rows, else in the split's."""
+    def of(
+        cls,
+        split: EncodedSplit,
+        order: Sequence[int] | None = None,
+        picks: Sequence[Sequence[int]] | None = None,
+    ) -> RowIndex:
+        """Index all rows of a split.
+
+        Arguments:
+            split: the rows.
+            order: the order of rows in which their tokens lie; None for the split's own.
+            picks: per row, which of its positions are read; None for all.
+        """
         counts = [item.supervised_count for item in split.items]
         starts, position = [0] * len(counts), 0
         for row in range(len(counts)) if order is None else order:
             starts[row] = position
             position += counts[row]
-        return cls(starts, counts)
+        return cls(starts, counts, picks)
 
     def positions(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
         """Return flat positions of `rows`, row after row.
@@ -46,8 +63,11 @@ class RowIndex:
 
         parts = []
         for i, row in enumerate(rows):
-            length = self.counts[row] if lengths is None else lengths[i]
-            parts.append(self.starts[row] + torch.arange(length) % self.counts[row])
+            local = torch.arange(self.counts[row])
+            if self.picks is not None:
+                local = torch.tensor(self.picks[row])
+            length = len(local) if lengths is None else lengths[i]
+            parts.append(self.starts[row] + local[torch.arange(length) % len(local)])
         return torch.cat(parts)
 
 
@@ -85,7 +105,11 @@ def visiting_order(split: EncodedSplit) -> list[int]:
 
 @attrs.define(eq=False)
 class StateReader:
-    """States of chosen blocks of one model at a split's predicting positions."""
+    """States of chosen blocks of one model at a split's predicting positions.
+
+    `exact_share` is the share of positions at which the model read has read exactly as much text
+    as the target: 1 unless the tokenizers differ.
+    """
 
     split: EncodedSplit
     blocks: tuple[int, ...]
@@ -94,6 +118,7 @@ class StateReader:
     dtype: torch.dtype
     _stored: Stored | None
     _live: LoadedModel | None
+    exact_share: float = 1.0
 
     @classmethod
     def of_model(
@@ -120,7 +145,8 @@ class StateReader:
         assert self._live is not None
         tensors, _ = forward_states(self._live, self.split, rows, self._wanted(), logits=False)
         local = RowIndex.of(
-            EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows))
+            EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows)),
+            picks=None if self.index.picks is None else [self.index.picks[row] for row in rows],
         )
         positions = local.positions(range(len(rows)), lengths)
         return self._selected(lambda name: tensors[name][positions.to(tensors[name].device)])

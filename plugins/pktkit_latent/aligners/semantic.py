@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.errors import PairIncompatibleError
 from pktkit.options import option
 from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, LayerMap, TargetStates
@@ -16,6 +15,8 @@ from pktkit_latent.digest import tensor_digest
 from pktkit_latent.maps import MAPS, MAPS_VERSION, Heads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from pktkit.pair import LoadedModel, ModelPair
@@ -41,20 +42,19 @@ def aligned_heads(pair: ModelPair, *, fold_norm: bool) -> Heads:
     """Return both LM heads over the tokens the models share, padded rows left out.
 
     Raises:
-        PairIncompatibleError: the tokenizers differ.
+        PairIncompatibleError: the vocabularies share too little.
     """
-    pair.require_same_tokenizer("the semantic map")
-    tokens = len(pair.source.tokenizer)
-    rows = min(tokens, pair.source.anatomy.vocab_rows, pair.target.anatomy.vocab_rows)
-    if rows < tokens:
-        raise PairIncompatibleError(
-            f"an LM head has {rows} rows for {tokens} tokens of the vocabulary."
-        )
-    return Heads(_rows(pair.source, rows, fold_norm), _rows(pair.target, rows, fold_norm))
+    shared = pair.require_shared_vocabulary("the semantic map")
+    return Heads(
+        _rows(pair.source, shared.source_ids, fold_norm),
+        _rows(pair.target, shared.target_ids, fold_norm),
+    )
 
 
-def _rows(model: LoadedModel, rows: int, fold_norm: bool) -> Tensor:
-    weight = model.anatomy.head_weight.detach()[:rows]
+def _rows(model: LoadedModel, ids: Sequence[int], fold_norm: bool) -> Tensor:
+    """Return the LM head's rows of the given tokens; a range of them is not copied."""
+    weight = model.anatomy.head_weight.detach()
+    weight = weight[: len(ids)] if isinstance(ids, range) else weight[list(ids)]
     return (
         weight.float() * model.anatomy.final_norm_gain().to(weight.device) if fold_norm else weight
     )
@@ -72,7 +72,7 @@ class SemanticAligner:
         """Return target states for every linked block.
 
         Raises:
-            PairIncompatibleError: the tokenizers differ.
+            PairIncompatibleError: the vocabularies share too little.
         """
         heads = aligned_heads(pair, fold_norm=self.options.fold_norm)
         heads = attrs.evolve(heads, source=heads.source.to(heads.target.device))
