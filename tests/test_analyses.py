@@ -29,6 +29,7 @@ from pktkit.settings import ProbeSettings
 from pktkit.similarity import centred_cosine, mean_cosines
 from pktkit.state_maps import AffineMap
 from pktkit.tasks.base import Item
+from pktkit.testing import tiny_loaded
 from pktkit.values import Alignment, Interface, Origin, Space, TargetStates
 from pktkit_latent.analyses.common import answer_positions, number, spread, token_chunks
 from pktkit_latent.analyses.decompose import frames
@@ -192,7 +193,8 @@ SCHEMA = {
         "before_after",
     },
     "alignment": {
-        "interface", "split", "items", "tokens", "layer_map", "pairs", "maps", "missing",
+        "interface", "split", "items", "tokens", "exact_positions", "layer_map", "pairs", "maps",
+        "missing",
     },
     "attribution": {
         "split", "items", "resamples", "loss", "critical", "mean", "low", "high", "win_share",
@@ -334,17 +336,16 @@ def test_stored_and_live_states_give_the_same_numbers(results, context):
         assert again["shuffled"] == pytest.approx(entry["shuffled"], abs=0.02)
 
 
-def test_decompose_needs_no_common_tokenizer(registry):
-    pair = pair_of("llama")
-    from pktkit.testing import tiny_loaded
-
+def test_pairs_with_different_tokenizers(registry):
+    target = pair_of("llama").target
     other = tiny_loaded("gpt2", vocab=47, seed=4)
-    probe = Probe(ModelPair(other, pair.target), task_of(8))
-    outcomes = list(
-        run_analyses([Choice("decompose"), Choice("cka")], AnalysisContext(probe, registry))
-    )
-    assert outcomes[0].error is None
-    assert outcomes[1].error is None or "tokenizer" in str(outcomes[1].error)
+    context = AnalysisContext(Probe(ModelPair(other, target), task_of(12)), registry)
+    names = ["decompose", "cka", "alignment", "attribution"]
+    found = {o.choice.name: o for o in run_analyses([Choice(name) for name in names], context)}
+    assert [outcome.error for outcome in found.values()] == [None] * 4
+    blocks = found["decompose"].result.data["source"]["blocks"]
+    assert blocks == [-1, *range(other.anatomy.n_blocks)]
+    assert {entry["label"] for entry in found["alignment"].result.data["maps"]} >= {"unit", "lens"}
 
 
 def test_what_goes_wrong_names_the_analysis(context):

@@ -197,6 +197,7 @@ class AlignmentQuality:
             "split": context.split,
             "items": len(encoded.items),
             "tokens": tokens,
+            "exact_positions": min(reader.exact_share for reader in readers.values()),
             "layer_map": str(layer_map),
             "pairs": [{"target": b, "sources": list(layer_map.link(b).sources)} for b in blocks],
             "maps": [
@@ -237,6 +238,11 @@ def _words(data: Mapping[str, Any]) -> str:
         "control: the same target states with another item's source states. Blocks are paired "
         f"by {data['layer_map']} (source→target)."
     )
+    if data["exact_positions"] < 1:
+        text += (
+            " The tokenizers differ: the source is read at the nearest earlier position, at "
+            f"{100 * data['exact_positions']:.0f} % of the positions after exactly the same text."
+        )
     reasons = [f"{each['label']} ({each['reason'].rstrip('.')})" for each in data["missing"]]
     return f"{text}\n\nNot shown: {'; '.join(reasons)}." if reasons else text
 
