@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     EVALUATOR = "evaluator"
     STRATEGY = "strategy"
     TASK = "task"
+    ANALYSIS = "analysis"
 
 
 @attrs.frozen

@@ -56,6 +56,11 @@ def pktkit_tasks() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def pktkit_analyses() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Register analyses: classes with `analyse(context) -> AnalysisResult`."""
+
+
+@hookspec
 def pktkit_stage_finished(record: StageRecord) -> None:
     """Observe that a stage of one cell (strategy, seed, task) has finished."""
 

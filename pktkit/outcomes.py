@@ -88,14 +88,45 @@ class ComparisonRecord:
     results: Mapping[str, Any]
 
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@attrs.frozen
+class Figure:
+    """A picture in a report.
+
+    Arguments:
+        name: becomes part of a file's name; lower case, words joined by hyphens.
+        png: the picture's bytes.
+        caption: one sentence below the picture.
+        alt: what the picture shows, for readers who do not see it.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z0-9]+(-[a-z0-9]+)*"))
+    png: bytes = attrs.field(repr=lambda png: f"<{len(png)} bytes>")
+    caption: str = attrs.field(validator=attrs.validators.instance_of(str))
+    alt: str = attrs.field(validator=attrs.validators.instance_of(str))
+
+    @png.validator
+    def _is_png(self, attribute: object, value: object) -> None:
+        if not isinstance(value, bytes) or not value.startswith(PNG_SIGNATURE):
+            raise ValueError(f"figure '{self.name}' must hold the bytes of a PNG file.")
+
+
 @attrs.frozen
 class ReportSection:
     """A section that a plugin adds to the report.
 
     Arguments:
         title: heading.
-        markdown: body.
+        markdown: body; HTML in it is shown as text, pictures belong into `figures`.
+        figures: pictures below the body.
     """
 
-    title: str
-    markdown: str
+    title: str = attrs.field(validator=attrs.validators.instance_of(str))
+    markdown: str = attrs.field(validator=attrs.validators.instance_of(str))
+    figures: tuple[Figure, ...] = attrs.field(
+        default=(),
+        converter=as_tuple,
+        validator=attrs.validators.deep_iterable(attrs.validators.instance_of(Figure)),
+    )

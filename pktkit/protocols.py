@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pktkit.analysis import AnalysisContext, AnalysisResult
     from pktkit.journal import Journal
     from pktkit.outcomes import ItemScore
     from pktkit.pair import LoadedModel, ModelPair
@@ -55,3 +56,13 @@ class Evaluator(Protocol):
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> Sequence[ItemScore]:
         """Return one score per item of `split`, in the split's order."""
+
+
+@runtime_checkable
+class Analysis(Protocol):
+    """Draws what there is to see in a pair: figures, and the numbers behind them."""
+
+    Options: ClassVar[type]
+
+    def analyse(self, context: AnalysisContext) -> AnalysisResult:
+        """Return title, words, data and figures. Both models are left as they were."""

@@ -85,7 +85,7 @@ def parse_recipe(text: str, where: str = "recipe") -> Strategy:
             raise UsageError(f"{where}: unknown key '{key}'.{guess} Known: {', '.join(_KEYS)}.")
     fields = {key: value for key, value in content.items() if value is not None}
     stages: dict[str, Any] = {
-        kind.value: _choice(fields.pop(kind.value, None), where, kind) for kind in STAGES
+        kind.value: parse_choice(fields.pop(kind.value, None), where, kind) for kind in STAGES
     }
     _check_plain_fields(fields, where)
     return Strategy(**fields, **stages)
@@ -123,8 +123,12 @@ def dump_recipe(strategy: Strategy) -> str:
     return written
 
 
-def _choice(value: Any, where: str, kind: Kind) -> Choice | None:
-    """Read one stage of a recipe."""
+def parse_choice(value: Any, where: str, kind: Kind) -> Choice | None:
+    """Read a component's name, or a mapping with `name` and its options; None stays None.
+
+    Raises:
+        UsageError: the value is neither.
+    """
     if value is None:
         return None
     options = dict(value) if isinstance(value, dict) else {"name": value}

@@ -13,7 +13,7 @@ from pktkit.components import Choice, Component, Kind, Strategy
 from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
 from pktkit.options import build_options
 from pktkit.plugins import BROKEN, OK, Plugins, PluginSelection, PluginStatus, load_plugins
-from pktkit.protocols import Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
+from pktkit.protocols import Analysis, Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
 from pktkit.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ HOOKS: Mapping[Kind, str] = MappingProxyType(
         Kind.EVALUATOR: "pktkit_evaluators",
         Kind.STRATEGY: "pktkit_strategies",
         Kind.TASK: "pktkit_tasks",
+        Kind.ANALYSIS: "pktkit_analyses",
     }
 )
 """The hook that registers each kind."""
@@ -37,6 +38,7 @@ _PROTOCOLS: Mapping[Kind, tuple[type, str]] = MappingProxyType(
         Kind.ALIGNER: (LatentAligner, "align"),
         Kind.INJECTOR: (KnowledgeInjector, "inject"),
         Kind.EVALUATOR: (Evaluator, "evaluate"),
+        Kind.ANALYSIS: (Analysis, "analyse"),
     }
 )
 
@@ -140,7 +142,7 @@ class Registry:
         return found[0]
 
     def options_class(self, kind: Kind, name: str) -> type:
-        """Return the options class of a matcher, aligner, injector or evaluator.
+        """Return the options class of a component that has options.
 
         Raises:
             UsageError, PluginError: as `get`; or the component has no `Options`.

@@ -6,8 +6,9 @@ everything here is centred.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def centred_cosine(states: Tensor, others: Tensor) -> float:
@@ -26,6 +29,56 @@ def centred_cosine(states: Tensor, others: Tensor) -> float:
     left, right = states.double(), others.double()
     left, right = left - left.mean(dim=0), right - right.mean(dim=0)
     return float(functional.cosine_similarity(left, right, dim=-1).mean())
+
+
+CONSTANT = 1e-20
+"""States that vary by less than this share of their squared length only vary by rounding."""
+
+
+def mean_cosines(
+    batches: Callable[[], Iterable[Mapping[Key, tuple[Tensor, Tensor]]]], *, centred: bool = True
+) -> dict[Key, float]:
+    """Return `centred_cosine` of many pairs of states without holding more than a batch of them.
+
+    Arguments:
+        batches: gives, each time it is called, the same batches: by key, two tensors
+            `[tokens, D]` whose rows belong together. Centring takes two passes.
+        centred: take each side's mean over all batches off first.
+
+    Returns:
+        The mean cosine by key; NaN where it says nothing, because one side is zero (centred: the
+        same for all tokens).
+    """
+    means = _means(batches()) if centred else {}
+    sums: dict[Key, Tensor] = {}
+    for batch in batches():
+        for key, sides in batch.items():
+            raw = [side.double() for side in sides]
+            kept = [s - m for s, m in zip(raw, means[key], strict=True)] if centred else raw
+            cosines = functional.cosine_similarity(kept[0], kept[1], dim=-1)
+            squares = [side.square().sum() for side in (*kept, *raw)]
+            now = torch.stack([torch.ones_like(cosines).sum(), cosines.sum(), *squares])
+            sums[key] = sums[key] + now if key in sums else now
+    return {key: _mean_cosine(*total.tolist()) for key, total in sums.items()}
+
+
+def _mean_cosine(
+    tokens: float, total: float, left: float, right: float, raw_left: float, raw_right: float
+) -> float:
+    varies = left > CONSTANT * raw_left and right > CONSTANT * raw_right
+    return total / tokens if varies else math.nan
+
+
+def _means(batches: Iterable[Mapping[Key, tuple[Tensor, Tensor]]]) -> dict[Key, list[Tensor]]:
+    """Return the mean `[D]` of both sides of every pair, fp64."""
+    sums: dict[Key, list[Tensor]] = {}
+    counts: dict[Key, int] = {}
+    for batch in batches:
+        for key, sides in batch.items():
+            now = [side.double().sum(dim=0) for side in sides]
+            sums[key] = [a + b for a, b in zip(sums[key], now, strict=True)] if key in sums else now
+            counts[key] = counts.get(key, 0) + len(sides[0])
+    return {key: [side / max(1, counts[key]) for side in total] for key, total in sums.items()}
 
 
 def linear_cka(states: Tensor, others: Tensor) -> float:

@@ -321,7 +321,7 @@ def test_run_directory_round_trip(tmp_path, summary) -> None:
     assert summary_of(run.cells(), plan=summary.plan) == summary
     run.finish(summary, run.cells(), [ReportSection("Extra", "text")])
     names = {path.name for path in run.path.iterdir()}
-    assert names == {"cells.jsonl", "results.json", "items.jsonl", "report.md"}
+    assert names == {"cells.jsonl", "results.json", "items.jsonl", "report.md", "report.html"}
     assert json.loads((run.path / "results.json").read_text())["schema_version"] == 1
     lines = (run.path / "items.jsonl").read_text().splitlines()
     assert len(lines) == 60 * (2 + 3 * 3)

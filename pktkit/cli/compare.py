@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import chosen_pair, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, UsageError
@@ -49,6 +50,7 @@ DEFAULT_TASK = "compose"
     show_default=True,
     help="Where scores are read; choose settings on dev.",
 )
+@click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
@@ -76,6 +78,7 @@ def compare(
     overrides: tuple[str, ...],
     controls: bool,
     split: str,
+    analyses: str | None,
     limit: int | None,
     jobs: int | None,
     form: str,
@@ -86,12 +89,15 @@ def compare(
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
     always shown. Without models, the embedded pair is used.
     """
+    from pktkit.cli.analyze import choose_analyses
     from pktkit.cli.progress import CellDisplay
     from pktkit.compare.preview import announce
     from pktkit.compare.run import Watcher, run_comparison
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
+    logs.configure(app.verbosity)
+    chosen = choose_analyses(app.registry, names(analyses)) if analyses is not None else []
     plan = _plan(
         app.registry,
         strategies=strategies,
@@ -113,10 +119,16 @@ def compare(
     if app.verbosity >= 0:
         click.echo(announce(plan), err=True)
     with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
-        watcher = Watcher(display.step, display.finished)
+        watcher = Watcher(display.step, display.finished, display.analysing)
         try:
             summary = run_comparison(
-                plan, app.registry, directory, jobs=jobs, watcher=watcher, cache=cache
+                plan,
+                app.registry,
+                directory,
+                jobs=jobs,
+                watcher=watcher,
+                cache=cache,
+                analyses=chosen,
             )
         except KeyboardInterrupt:
             click.echo(f"stopped  finished cells are in {directory.path}", err=True)

@@ -64,6 +64,13 @@ class CellDisplay:
                 elapsed = time.monotonic() - self._start
                 print(f"{line}  at {elapsed:.0f} s", file=sys.stderr, flush=True)
 
+    def analysing(self, name: str, task: str) -> None:
+        """Show that an analysis begins."""
+        if self._live is not None:
+            self._live.console.print(f"analyze  {task} {name}", highlight=False, markup=False)
+        elif not self._quiet:
+            print(f"analyze  {task} {name}", file=sys.stderr, flush=True)
+
 
 def _label(key: CellKey) -> str:
     return f"{key.task} {key.strategy} seed {key.seed}"

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as text with aligned columns; columns of numbers are aligned to the right."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, right: Collection[int] = ()
+) -> str:
+    """Return rows as text with aligned columns.
+
+    Columns of numbers are aligned to the right, and so are the columns named in `right`.
+    """
     cells = [[_shown(cell) for cell in row] for row in rows]
     widths = [max(_width(text) for text in column) for column in zip(headers, *cells, strict=True)]
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
+    to_right = [
+        i in right or (bool(rows) and all(_is_number(row[i]) for row in rows))
+        for i in range(len(headers))
+    ]
     lines = [headers, *cells]
     return "\n".join(
         "  ".join(
-            _padded(text, width, to_right)
-            for text, width, to_right in zip(line, widths, right, strict=True)
+            _padded(text, width, flush)
+            for text, width, flush in zip(line, widths, to_right, strict=True)
         ).rstrip()
         for line in lines
     )

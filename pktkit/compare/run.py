@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
+    from pktkit.components import Choice
     from pktkit.outcomes import CellResult
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
@@ -34,10 +36,12 @@ class Watcher:
     Arguments:
         step: called with (cell, step, steps, loss).
         finished: called with each cell's result.
+        analysing: called with the name of each analysis and the task, when it starts.
     """
 
     step: CellProgress = lambda key, step, steps, loss: None
     finished: Callable[[CellResult], None] = lambda result: None
+    analysing: Callable[[str, str], None] = lambda name, task: None
 
 
 def run_comparison(
@@ -48,6 +52,7 @@ def run_comparison(
     jobs: int | None = None,
     watcher: Watcher | None = None,
     cache: Path | None = None,
+    analyses: Sequence[Choice] = (),
 ) -> Summary:
     """Run every cell, record each as it finishes, and write the report.
 
@@ -58,6 +63,7 @@ def run_comparison(
         jobs: worker processes; 0 runs in this process, None chooses.
         watcher: who is told.
         cache: directory of readings that outlives the run; None keeps them for this run only.
+        analyses: run on the pair after the cells, on every task; each becomes a section.
 
     Raises:
         PktkitError: a model cannot be loaded, or a worker died.
@@ -74,6 +80,7 @@ def run_comparison(
             directory.append_cell(result)
             watcher.finished(result)
             results.append(result)
+        sections = analysed(plan, registry, directory, analyses, cache=readings, watcher=watcher)
     position = {key: index for index, key in enumerate(cells)}
     results.sort(key=lambda result: position[result.key])
     summary = summarise(
@@ -83,7 +90,8 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
-    directory.finish(summary, results)
+    sections += contributed(summary, registry, directory)
+    directory.finish(summary, results, sections)
     return summary
 
 

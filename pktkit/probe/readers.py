@@ -120,6 +120,18 @@ class StateReader:
     _live: LoadedModel | None
     exact_share: float = 1.0
 
+    @classmethod
+    def of_model(
+        cls,
+        model: LoadedModel,
+        split: EncodedSplit,
+        blocks: Sequence[int],
+        interface: Interface = Interface.RESIDUAL,
+    ) -> StateReader:
+        """Return a reader that runs a model whenever it is asked: the model as it is then."""
+        index = RowIndex.of(split)
+        return cls(split, tuple(blocks), interface, index, model.model.dtype, None, model)
+
     def read(self, rows: Sequence[int], lengths: Sequence[int] | None = None) -> dict[int, Tensor]:
         """Return `[tokens, D]` by block for the given rows, in row order and the model's dtype.
 

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 
 from pktkit.outcomes import ReportSection
 from pktkit.report import columns
+from pktkit.report.figures import figure_files
 from pktkit.report.records import Comparison, Summary
 from pktkit.report.verdict import verdict_sentences
 
 
 def render_markdown(summary: Summary, sections: Sequence[ReportSection] = ()) -> str:
-    """Return one section per task, then the sections that plugins added."""
+    """Return one section per task, then the sections that plugins added.
+
+    Figures are linked by the names that `figure_files` gives them.
+    """
     parts = ["# Comparison", *(_task(comparison) for comparison in summary.comparisons)]
-    parts += [f"## {section.title}\n\n{section.markdown.strip()}" for section in sections]
+    for section, figures in zip(sections, figure_files(sections), strict=True):
+        parts.append(f"## {_escape(section.title)}\n\n{section.markdown.strip()}")
+        parts += [f"![{_escape(f.alt)}]({name})\n\n{_escape(f.caption)}" for name, f in figures]
     return "\n\n".join(parts) + "\n"
 
 

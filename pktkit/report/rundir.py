@@ -17,7 +17,10 @@ import attrs
 
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection
+from pktkit.report.figures import figure_files
+from pktkit.report.html import render_html
 from pktkit.report.jsonfile import plain, render_json
+from pktkit.report.losses import mean_losses
 from pktkit.report.markdown import render_markdown
 from pktkit.report.records import Summary
 from pktkit.values import Injection
@@ -26,6 +29,7 @@ CELLS = "cells.jsonl"
 RESULTS = "results.json"
 ITEMS = "items.jsonl"
 REPORT = "report.md"
+PAGE = "report.html"
 
 
 @attrs.frozen
@@ -104,20 +108,28 @@ class RunDirectory:
     def finish(
         self,
         summary: Summary,
-        cells: Iterable[CellResult],
+        cells: Sequence[CellResult],
         sections: Sequence[ReportSection] = (),
     ) -> None:
-        """Write `items.jsonl`, `report.md` and, last, `results.json`, each whole or not."""
+        """Write the items, both reports with their figures and, last, the results.
+
+        Each file appears whole or not at all.
+        """
         self.write(ITEMS, "".join(_item_lines(cells)))
+        for figures in figure_files(sections):
+            for name, figure in figures:
+                self.write(name, figure.png)
         self.write(REPORT, render_markdown(summary, sections))
+        self.write(PAGE, render_html(summary, sections, mean_losses(cells)))
         self.write(RESULTS, render_json(summary))
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the run; readers see the old one or the whole new one."""
+        data = content if isinstance(content, bytes) else content.encode("utf-8")
         handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)

@@ -149,5 +149,39 @@ def pktkit_strategies() -> list[Component]:
     ]
 
 
+@hookimpl
+def pktkit_analyses() -> list[Component]:
+    """Register the pictures of the activation-based method."""
+    return [
+        _analysis(
+            "decompose",
+            "Decompose",
+            "cosine between states and their recomposition from either vocabulary basis",
+            f"{_PAPER}, figure 2",
+        ),
+        _analysis(
+            "cka",
+            "Cka",
+            "layer × layer similarity of source and target, before and after a transfer",
+            f"{_PAPER}, figures 4 to 6",
+        ),
+        _analysis(
+            "alignment",
+            "AlignmentQuality",
+            "held-out cosine of mapped source states and the target's own, every map side by side",
+        ),
+        _analysis(
+            "attribution",
+            "Attribution",
+            "gradient × activation of the source's blocks with resample intervals",
+            f"{_PAPER}, layer attribution",
+        ),
+    ]
+
+
+def _analysis(name: str, cls: str, summary: str, reference: str = "") -> Component:
+    return Component(name, f"pktkit_latent.analyses.{name}:{cls}", summary, reference)
+
+
 def _strategy(name: str, attribute: str, summary: str, reference: str = "") -> Component:
     return Component(name, f"pktkit_latent.strategies:{attribute}", summary, reference)
