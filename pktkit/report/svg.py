@@ -96,7 +96,7 @@ def curve(values: Sequence[float], *, title: str) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return a few round numbers between both ends, 0 among them."""
-    rough = (high - low) / 4 or 1.0
+    rough = (high - low) / 5 or 1.0
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
     first, last = math.ceil(low / step), math.floor(high / step)
