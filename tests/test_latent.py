@@ -31,7 +31,7 @@ from pktkit_latent.matchers import (
     DepthOptions,
 )
 from pktkit_latent.terms import centred_cosine_distance
-from pktkit_latent.wanted import item_permutation
+from pktkit_latent.wanted import item_permutation, others
 
 FAMILIES = ["llama", "qwen2", "gemma", "gpt2", "gpt_neox"]
 
@@ -128,6 +128,14 @@ def test_the_shuffled_placebo_never_reads_the_item_itself(rows, seed):
     other = item_permutation(rows, seed)
     assert sorted(other) == list(range(rows))
     assert all(here != there for here, there in enumerate(other))
+
+
+@given(rows=st.sets(st.integers(0, 1000), min_size=2, max_size=50), seed=st.integers(0, 2**31))
+def test_the_shuffled_placebo_reads_rows_of_the_run_only(rows, seed):
+    """Rows answered by the source come twice in their split; the twin of a row is never read."""
+    other = others(sorted(rows), seed)
+    assert other.keys() == rows and set(other.values()) == rows
+    assert all(here != there for here, there in other.items())
 
 
 def test_shuffling_changes_what_is_read_and_nothing_else():

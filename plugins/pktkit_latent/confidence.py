@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def gold_confidence(
-    data: TransferData, origin: Origin, other: Sequence[int], *, answers_only: bool
+    data: TransferData, origin: Origin, other: Mapping[int, int], *, answers_only: bool
 ) -> RowValues:
     """Return the probability that the origin gives each gold token, over the run's mean of it.
 

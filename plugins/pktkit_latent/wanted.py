@@ -33,6 +33,13 @@ def item_permutation(rows: int, seed: int) -> list[int]:
     return other
 
 
+def others(rows: Sequence[int], seed: int) -> dict[int, int]:
+    """Return for each row of a run another of its rows, itself only where there is no other."""
+    ascending = sorted(rows)
+    order = item_permutation(len(ascending), seed)
+    return {row: ascending[place] for row, place in zip(ascending, order, strict=True)}
+
+
 @attrs.define(eq=False)
 class RowValues:
     """Values per position of chosen rows, found by row.
@@ -75,13 +82,13 @@ class Wanted:
     Arguments:
         states: the maps.
         reader: reads the origin's states by row.
-        other: for the shuffled placebo, which row stands in for each row; else empty.
+        other: for the shuffled placebo, which row of the run stands in for each; else empty.
         prepared: the mapped states, where they were mapped beforehand.
     """
 
     states: TargetStates
     reader: StateReader
-    other: Sequence[int] = ()
+    other: Mapping[int, int] = attrs.field(factory=dict)
     prepared: RowValues | None = None
 
     @classmethod
@@ -90,8 +97,7 @@ class Wanted:
         reader = data.probe.states(
             "train", states.origin_blocks, interface=states.interface, origin=states.origin
         )
-        rows = len(data.probe.encoded("train").items)
-        other = item_permutation(rows, data.seed) if states.shuffle_items else ()
+        other = others(data.rows, data.seed) if states.shuffle_items else {}
         wanted = cls(states, reader, other)
         if len(data.rows) <= data.budget.steps * data.budget.batch_size:
             wanted.prepared = wanted._prepare(data, device)
