@@ -98,7 +98,7 @@ def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
 
 
 def _pieces(head: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield fp32 slices of the head; a head in fp32 is one slice."""
+    """Yield fp32 slices of the head; a head in fp32 is one slice, itself."""
     size = head.shape[0] if head.dtype == torch.float32 else max(1, ENTRIES // head.shape[1])
     for start in range(0, head.shape[0], size):
         rows = slice(start, start + size)
@@ -107,6 +107,8 @@ def _pieces(head: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def _logits(states: Tensor, head: Tensor) -> Tensor:
     """Return `W h`, `[tokens, V]`."""
+    if head.dtype == torch.float32:
+        return states @ head.T
     logits = states.new_empty(states.shape[0], head.shape[0])
     for rows, piece in _pieces(head):
         logits[:, rows] = states @ piece.T
