@@ -20,7 +20,6 @@ from tiny_transfers import SOURCE, layer_map, pair_of, same_bits, snapshot, word
 
 from pktkit.errors import (
     NonFiniteError,
-    PairIncompatibleError,
     UsageError,
 )
 from pktkit.families import Anatomy
@@ -218,13 +217,22 @@ def test_states_that_are_not_finite_are_refused(side):
 
 
 @pytest.mark.parametrize("name", [*FITTED, "semantic", "hint", "relation"])
-def test_nothing_to_align_and_foreign_tokenizers_are_refused(name):
-    pair = pair_of("llama")
+def test_nothing_to_align_is_refused(name):
     with pytest.raises(UsageError, match=f"'{name}'.*links none.*matcher"):
-        align(name, pair, links=LayerMap((), 4, 3, "none"))
-    foreign = ModelPair(tiny_loaded("llama", vocab=59, **SOURCE), pair.target)
-    with pytest.raises(PairIncompatibleError, match=r"59.*61"):
-        align(name, foreign, Probe(foreign, word_task()))
+        align(name, pair_of("llama"), links=LayerMap((), 4, 3, "none"))
+
+
+@pytest.mark.parametrize("name", [*FITTED, "semantic", "hint", "relation"])
+def test_models_with_different_tokenizers_are_aligned_at_what_both_have_read(name):
+    target = pair_of("llama").target
+    foreign = ModelPair(tiny_loaded("llama", vocab=59, **SOURCE), target)
+    assert not foreign.tokenizers.same
+    found = align(name, foreign, Probe(foreign, word_task())).target_states
+    states = torch.randn(5, 48)
+    for block in found.blocks:
+        mapped = found.maps[block](states)
+        assert bool(mapped.isfinite().all())
+        assert mapped.shape == (5, 32 if found.space is Space.TARGET else 48)
 
 
 def test_rows_that_only_pad_the_vocabulary_never_enter():

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tiny_transfers import pair_of, word_task
 
 import pktkit_latent
-from pktkit.errors import NonFiniteError, PairIncompatibleError, UsageError
+from pktkit.errors import NonFiniteError, UsageError
 from pktkit.options import build_options
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe, ProbeSettings
@@ -482,14 +482,17 @@ def test_affinity_refuses_what_it_cannot_compare():
     pair = pair_of("llama")
     with pytest.raises(UsageError, match=r"3 supervised tokens; .* at least 4"):
         AffinityMatcher(AffinityOptions()).match(pair, Probe(pair, word_task(1)))
-    other = tiny_loaded("llama", seed=3, width=48, heads=6, kv_heads=3, vocab=59)
-    foreign = ModelPair(other, pair.target)
-    with pytest.raises(PairIncompatibleError, match="59"):
-        AffinityMatcher(AffinityOptions()).match(foreign, Probe(foreign, word_task()))
     with torch.no_grad():
         pair.target.anatomy.blocks[1].mlp.down_proj.weight[0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match="target block 1"):
         AffinityMatcher(AffinityOptions()).match(pair, Probe(pair, word_task()))
+
+
+def test_affinity_compares_models_with_different_tokenizers():
+    other = tiny_loaded("llama", seed=3, width=48, heads=6, kv_heads=3, vocab=59)
+    foreign = ModelPair(other, pair_of("llama").target)
+    found = AffinityMatcher(AffinityOptions()).match(foreign, Probe(foreign, word_task()))
+    assert [link.target for link in found.links] == [0, 1, 2]
 
 
 # --- Fisher information ----------------------------------------------------------------------
