@@ -82,9 +82,7 @@ def sensitivity_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.model.named_parameters()}
 
 
-def sensitivity_pass(
-    model: LoadedModel, split: EncodedSplit, totals: Mapping[str, Tensor]
-) -> None:
+def sensitivity_pass(model: LoadedModel, split: EncodedSplit, totals: Mapping[str, Tensor]) -> None:
     """Add `S(w) = Σ_j |w · ∂L_j/∂w|` over items j to `totals` (arXiv 2310.11451, section 3).
 
     Each parameter's gradient is added and freed the moment it is complete, so that the whole
