@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tiny_transfers import layer_map, logits
+from tiny_transfers import layer_map, logits, snapshot
 
 from pktkit.adapters import LoraShape, lora
 from pktkit.journal import Journal
@@ -31,7 +31,7 @@ def begun(pair: ModelPair, alignment: Alignment, *, subtract=True, alpha=8.0, di
     """Attach an adapter at its start, merge it without a step, and put the target back.
 
     Returns:
-        the relative starts, and the logits with the adapter attached and merged.
+        the relative starts, the logits with the adapter attached and merged, the merged weights.
     """
     rank = max(update.b.shape[1] for update in alignment.low_rank)
     starts = module_starts(pair.target.anatomy, alignment.low_rank)
@@ -45,9 +45,9 @@ def begun(pair: ModelPair, alignment: Alignment, *, subtract=True, alpha=8.0, di
         with lora(pair.target, journal, shape, ranks=ranks) as adapter:
             relative = begin(adapter, starts, journal, subtract=subtract)
             started = logits(adapter.model)
-        merged = logits(pair.target)
+        merged, weights = logits(pair.target), snapshot(pair.target)
     journal.rollback()
-    return relative, started, merged
+    return relative, started, merged, weights
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -57,7 +57,7 @@ def test_step_zero_is_the_untouched_target_and_the_rest_is_the_residual(family, 
     pair = pair_of(family)
     before = logits(pair.target)
     alignment = principal(pair)
-    relative, started, merged = begun(pair, alignment, alpha=alpha, divide=True)
+    relative, started, merged, _ = begun(pair, alignment, alpha=alpha, divide=True)
     assert relative_error(started, before) < 1e-5 and relative_error(merged, before) < 1e-5
     assert max(relative.values()) <= 1.0
 

@@ -22,7 +22,7 @@ def encoded(pair, rows=3):
 
 
 def test_the_head_bias_of_a_hand_computed_loss():
-    """A zero LM head gives uniform probabilities: ∂L/∂b = 1/V − (how often a token is the answer)/n."""
+    """A zero LM head gives uniform probabilities: ∂L/∂b = 1/V − the token's share of answers."""
     pair = pair_of("phi")
     vocab = pair.source.anatomy.vocab_rows
     with torch.no_grad():
