@@ -1,14 +1,16 @@
 """Memory of the sensitivity pass against the weights of the model it differentiates.
 
-Run `python benchmarks/sensitivity_memory.py`; Linux only, takes a minute and about 3 GB. The model is
-random (Llama, 171 M parameters by default), three rows of 256 tokens. Resident memory is sampled
-every few milliseconds; pages mapped from a file are counted apart, since the system drops them
-when memory runs short.
+Run `python benchmarks/sensitivity_memory.py`; Linux only, takes a minute and about 3 GB. The model
+is random (Llama, 171 M parameters by default), two rows of 64 tokens. Every way runs in a process
+of its own. Resident memory is sampled every few milliseconds; pages mapped from a file are counted
+apart, since the system drops them when memory runs short.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -63,49 +65,56 @@ def whole_gradient(model, split: EncodedSplit, totals: dict[str, torch.Tensor]) 
     network.requires_grad_(False)
 
 
-def main() -> None:
-    """Print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--length", type=int, default=256, help="tokens per row")
-    options = parser.parse_args()
+WAYS = ("disk", "memory", "whole-gradient")
+
+
+def measure(way: str, width: int, blocks: int, length: int) -> None:
+    """Take the sums one way, and print what it added to the memory of the weights."""
     model = tiny_loaded(
         "llama",
-        width=options.width,
-        blocks=options.blocks,
+        width=width,
+        blocks=blocks,
         heads=16,
         kv_heads=16,
-        ffn=options.width * 11 // 4,
+        ffn=width * 11 // 4,
         vocab=8000,
-        max_position_embeddings=options.length,
+        max_position_embeddings=length,
     )
     model.model.requires_grad_(False)
-    shapes = sensitivity_shapes(model)
     weights = sum(p.numel() * p.element_size() for p in model.model.parameters())
-    rows = torch.randint(4, 8000, (3, options.length), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(4, 8000, (2, length), generator=torch.Generator().manual_seed(0))
     items = tuple(
-        EncodedItem(f"r{i}", tuple(row.tolist()), options.length // 2, ends=False)
+        EncodedItem(f"r{i}", tuple(row.tolist()), length // 2, ends=False)
         for i, row in enumerate(rows)
     )
     split = EncodedSplit("extract", items)
-    print(f"weights {weights / GIB:.2f} GiB; at the peak above them, in multiples of the weights:")
+    take = whole_gradient if way == "whole-gradient" else sensitivity_pass
     with tempfile.TemporaryDirectory() as directory:
-        for label, place, take in (
-            ("freed as summed, sums on disk", Path(directory), sensitivity_pass),
-            ("freed as summed, sums in memory", None, sensitivity_pass),
-            ("whole gradient, sums in memory", None, whole_gradient),
-        ):
-            peak = Peak()
-            peak.start()
-            totals = zeros(shapes, place)
-            take(model, split, totals)
-            anonymous, mapped = peak.above_start()
-            del totals
-            print(
-                f"{label:33s} {anonymous / weights:5.2f} memory, {mapped / weights:5.2f} mapped, "
-                f"with the weights {1 + (anonymous + mapped) / weights:.2f}"
-            )
+        peak = Peak()
+        peak.start()
+        totals = zeros(sensitivity_shapes(model), Path(directory) if way == "disk" else None)
+        take(model, split, totals)
+        anonymous, mapped = (added / weights for added in peak.above_start())
+    print(
+        f"{way:15s} weights {weights / GIB:.2f} GiB; at the peak beside them, in their multiples: "
+        f"{anonymous:.2f} memory, {mapped:.2f} mapped from disk",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure every way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--length", type=int, default=64, help="tokens per row")
+    parser.add_argument("--way", choices=WAYS, help="only this one, in this process")
+    options = parser.parse_args()
+    if options.way:
+        measure(options.way, options.width, options.blocks, options.length)
+        return
+    for way in WAYS:
+        subprocess.run([sys.executable, *sys.argv, "--way", way], check=True)
 
 
 if __name__ == "__main__":

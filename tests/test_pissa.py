@@ -62,6 +62,7 @@ def test_step_zero_is_the_untouched_target_and_the_rest_is_the_residual(family, 
     assert max(relative.values()) <= 1.0
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_the_start_equals_that_of_peft():
     from peft import LoraConfig, get_peft_model
 
