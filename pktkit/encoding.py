@@ -171,6 +171,8 @@ def encode_split(
             continue
         truncated += len(row.input_ids) == max_length and not row.ends
         encoded.append(row)
+    if not encoded and not dropped:
+        raise UsageError(f"split '{name}' has no items; it needs at least one row.")
     if not encoded:
         raise UsageError(
             f"split '{name}': none of its {len(dropped)} items leaves room for an answer within "

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from fractions import Fraction
-
+import attrs
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from low_rank_starts import aligned, begun, best_of_rank, relative_error
 from tiny_transfers import (
+    SOURCE,
     data_for,
     layer_map,
     logits,
@@ -21,137 +19,23 @@ from tiny_transfers import (
 )
 
 import pktkit_seeking
-from pktkit.adapters import LoraShape, lora
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
+from pktkit.pair import ModelPair
 from pktkit.probe import Probe
+from pktkit.testing import tiny_loaded
 from pktkit.values import Alignment, LowRankUpdate
-from pktkit_seeking import window as window_module
-from pktkit_seeking.aligner import (
-    MODULES,
-    SensitiveSubmatrix,
-    SubmatrixOptions,
-    canonical,
-    factors,
-    parameter_name,
-)
-from pktkit_seeking.injector import LoraStart, LoraStartOptions, begin, module_starts
-from pktkit_seeking.matcher import SensitivityMatcher, SensitivityOptions, most_sensitive
-from pktkit_seeking.strategies import SEEKING
-from pktkit_seeking.window import best_window, random_window
+from pktkit_seeking.aligner import WINDOWS, SensitiveSubmatrix, SubmatrixOptions
+from pktkit_seeking.factors import factors, kept_energy
+from pktkit_seeking.injector import LoraStart, LoraStartOptions, module_starts
+from pktkit_seeking.matcher import SensitivityMatcher, SensitivityOptions, most_sensitive, reused
+from pktkit_seeking.matrices import canonical, parameter_name
+from pktkit_seeking.modules import pair_obstacles
+from pktkit_seeking.strategies import PISSA, SEEKING
+from pktkit_seeking.window import best_window
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gpt_neox", "gemma", "phi")
-
-
-def aligned(pair, probe, sources=(0, 2, 3), **options):
-    return SensitiveSubmatrix(SubmatrixOptions(**({"rank": 4} | options))).align(
-        pair, layer_map(pair, *sources), probe
-    )
-
-
-def brute_force(scores, height, width):
-    """Sum every window exactly; the first of the largest wins."""
-    rows, columns = len(scores), len(scores[0])
-    best, place = None, None
-    for i, j in itertools.product(range(rows - height + 1), range(columns - width + 1)):
-        total = sum(Fraction(x) for line in scores[i : i + height] for x in line[j : j + width])
-        if best is None or total > best:
-            best, place = total, (i, j)
-    return place
-
-
-# --- windows -------------------------------------------------------------------------------
-
-
-def test_window_of_a_hand_computed_matrix():
-    scores = torch.tensor([[1.0, 0, 0, 2], [0, 5, 1, 0], [0, 1, 4, 0]])
-    window = best_window(scores, (2, 2))
-    assert (window.row, window.column, window.height, window.width) == (1, 1, 2, 2)
-    assert window.share == pytest.approx(11 / 14)
-    assert torch.equal(window.cut(scores, (2, 2)), torch.tensor([[5.0, 1], [1, 4]]))
-
-
-def test_first_window_in_row_major_order_wins_ties():
-    assert best_window(torch.ones(5, 7), (2, 3)).row == 0
-    assert best_window(torch.ones(5, 7), (2, 3)).column == 0
-    assert best_window(torch.zeros(3, 3), (2, 2)).share == 0.0
-    corners = torch.zeros(4, 4)
-    corners[0, 3] = corners[3, 0] = 0.1
-    window = best_window(corners, (2, 2))
-    assert (window.row, window.column) == (0, 2)
-
-
-def test_equal_windows_tie_whatever_stands_before_them():
-    scores = torch.zeros(1, 64)
-    scores[0, :20] = torch.linspace(1e-7, 0.3, 20)
-    scores[0, 30] = scores[0, 40] = 0.3
-    scores[0, 31] = scores[0, 41] = 0.7
-    assert best_window(scores, (1, 2)).column == 30
-
-
-@settings(deadline=None, max_examples=80)
-@given(st.data())
-def test_summed_area_search_equals_brute_force(data):
-    rows, columns = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
-    height, width = data.draw(st.integers(1, rows)), data.draw(st.integers(1, columns))
-    entry = st.one_of(
-        st.integers(0, 3).map(float), st.floats(2**-10, 2**10, width=32), st.just(0.0)
-    )
-    line = st.lists(entry, min_size=columns, max_size=columns)
-    scores = data.draw(st.lists(line, min_size=rows, max_size=rows))
-    window = best_window(torch.tensor(scores), (height, width))
-    assert (window.row, window.column) == brute_force(scores, height, width)
-
-
-@pytest.mark.parametrize("band", [1, 50, 10_000])
-def test_bands_do_not_change_the_choice(monkeypatch, band):
-    scores = torch.rand(40, 33, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr(window_module, "BAND", band)
-    window = best_window(scores, (7, 5))
-    assert (window.row, window.column) == brute_force(scores.tolist(), 7, 5)
-    coarse = best_window(scores, (8, 4), steps=(8, 4))
-    assert coarse.row % 8 == 0 and coarse.column % 4 == 0
-    sums = scores.double().unfold(0, 8, 8).unfold(1, 4, 4).sum((-1, -2))
-    assert (coarse.row // 8, coarse.column // 4) == divmod(int(sums.argmax()), sums.shape[1])
-
-
-def test_a_window_larger_than_the_matrix_takes_it_whole_and_pads():
-    matrix = torch.arange(6.0).reshape(2, 3)
-    window = best_window(matrix, (4, 2))
-    assert (window.row, window.column, window.height, window.width) == (0, 1, 2, 2)
-    cut = window.cut(matrix, (4, 2))
-    assert cut.tolist() == [[1, 2], [4, 5], [0, 0], [0, 0]]
-    whole = best_window(matrix, (9, 9))
-    assert whole.share == 1.0 and whole.cut(matrix, (9, 9)).sum() == matrix.sum()
-
-
-def test_extreme_scales_do_not_overflow():
-    for scale in (1e-250, 1e-38, 1.0, 1e30, 1e290):
-        scores = torch.tensor([[1.0, 2, 3], [1, 9, 1]], dtype=torch.float64) * scale
-        window = best_window(scores, (1, 2))
-        assert (window.row, window.column) == (1, 0)
-        assert window.share == pytest.approx(10 / 17)
-
-
-def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(NonFiniteError):
-        best_window(torch.tensor([[1.0, float("nan")]]), (1, 1))
-    with pytest.raises(UsageError, match="non-empty"):
-        best_window(torch.ones(3), (1, 1))
-
-
-def test_random_windows_lie_inside_and_follow_the_seed():
-    scores = torch.rand(9, 8)
-
-    def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return [random_window(scores, (4, 3), generator=generator) for _ in range(60)]
-
-    windows = draw(0)
-    assert windows == draw(0) != draw(1)
-    assert {w.row for w in windows} == set(range(6))
-    assert {w.column for w in windows} == set(range(6))
 
 
 # --- layers --------------------------------------------------------------------------------
@@ -190,13 +74,18 @@ def test_matcher_scores_blocks_by_all_their_parameters():
     assert not found.note
 
 
-def test_a_shallower_source_leaves_the_last_target_blocks_alone():
+def test_a_shallower_source_is_reused_by_depth():
     pair = pair_of("llama", source={"blocks": 2})
     found = SensitivityMatcher(SensitivityOptions()).match(
         pair, GivenSensitivities(pair, (1.0, 2.0))
     )
-    assert [(link.target, link.sources) for link in found.links] == [(0, (0,)), (1, (1,))]
-    assert "target blocks 2 to 2" in found.note
+    assert [(link.target, link.sources) for link in found.links] == [
+        (0, (0,)),
+        (1, (0,)),
+        (2, (1,)),
+    ]
+    assert "2 blocks for 3" in found.note
+    assert reused(2, 4) == (0, 0, 1, 1) and reused(3, 5) == (0, 0, 1, 1, 2)
 
 
 def test_a_sensitivity_that_is_not_finite_names_the_block():
@@ -213,14 +102,37 @@ def test_a_sensitivity_that_is_not_finite_names_the_block():
 def test_factors_are_the_best_approximation_with_sigma_in_b():
     matrix = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
     _, sigma, _ = torch.linalg.svd(matrix)
-    for decomposition in ("thin", "randomised"):
-        b, a = factors(matrix, 5, decomposition)
+    for svd in ("exact", "randomised"):
+        b, a = factors(matrix, 5, svd=svd)
         assert (b.shape, a.shape) == ((20, 5), (5, 12))
         assert torch.allclose(a @ a.T, torch.eye(5), atol=1e-5)
         assert torch.allclose(b.norm(dim=0), sigma[:5], rtol=1e-3)
         assert float((matrix - b @ a).norm()) == pytest.approx(float(sigma[5:].norm()), rel=1e-3)
-    b, a = factors(matrix, 99)
-    assert a.shape[0] == 12 and torch.allclose(b @ a, matrix, atol=1e-4)
+        energy = float(sigma[:5].square().sum() / sigma.square().sum())
+        assert kept_energy(matrix, b, a) == pytest.approx(energy, rel=1e-3)
+    b, a = factors(matrix, 12)
+    assert torch.allclose(b @ a, matrix, atol=1e-4)
+
+
+def test_factors_of_a_hand_computed_matrix():
+    """Singular values 4 and 1: all of them in B, or their roots on both sides."""
+    matrix = torch.tensor([[0.0, 4.0], [1.0, 0.0]])
+    b, a = factors(matrix, 1)
+    assert b.abs().tolist() == [[4.0], [0.0]] and a.abs().tolist() == [[0.0, 1.0]]
+    b, a = factors(matrix, 1, sigma="both")
+    assert b.abs().tolist() == [[2.0], [0.0]] and a.abs().tolist() == [[0.0, 2.0]]
+    assert kept_energy(matrix, b, a) == pytest.approx(16 / 17)
+
+
+def test_the_randomised_decomposition_follows_its_seed_and_leaves_the_global_one():
+    matrix = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+
+    def draw(seed):
+        return factors(matrix, 2, svd="randomised", niter=0, seed=seed)[0]
+
+    state = torch.get_rng_state()
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -228,7 +140,7 @@ def test_extraction_cuts_the_best_window_in_canonical_orientation(family):
     pair = pair_of(family)
     probe = Probe(pair, word_task())
     before = snapshot(pair.source)
-    alignment = aligned(pair, probe, rank=64)
+    alignment = aligned(pair, probe, rank=8)
     sensitivities = probe.sensitivities()
     by_place = {(w["block"], w["module"]): w for w in alignment.diagnostics["windows"]}
     for update in alignment.low_rank:
@@ -241,15 +153,15 @@ def test_extraction_cuts_the_best_window_in_canonical_orientation(family):
         window = best_window(canonical(ours, sensitivities[ours.parameter]), shape)
         place = by_place[update.block, update.projection]
         assert (place["row"], place["column"]) == (window.row, window.column)
-        expected = window.cut(ours.read(pair.source.model), shape)
-        assert torch.allclose(update.b @ update.a, expected, atol=1e-4)
+        cut = window.cut(ours.read(pair.source.model), shape)
+        assert torch.allclose(update.b @ update.a, best_of_rank(cut, 8), atol=1e-4)
     assert len(by_place) == len(alignment.low_rank)
     assert same_bits(pair.source, before)
 
 
 def test_embedding_and_head_keep_their_token_rows():
     pair = pair_of("llama")
-    alignment = aligned(pair, Probe(pair, word_task()), rank=99, modules=("embed", "head"))
+    alignment = aligned(pair, Probe(pair, word_task()), rank=32, modules=("embed", "head"))
     assert [(u.block, u.projection) for u in alignment.low_rank] == [(-1, "embed"), (3, "head")]
     embed, head = alignment.diagnostics["windows"]
     assert embed["column"] == 0 and embed["width"] == 61
@@ -260,65 +172,156 @@ def test_embedding_and_head_keep_their_token_rows():
     assert torch.allclose((update.b @ update.a).T, expected, atol=1e-4)
 
 
-def test_tied_ends_are_passed_over():
+def test_tied_ends_are_passed_over_with_a_reason_and_refused_by_name():
     pair = pair_of("gemma")
-    alignment = aligned(pair, Probe(pair, word_task()))
-    assert alignment.diagnostics["passed_over"] == ["embed", "head"]
+    probe = Probe(pair, word_task())
+    passed_over = aligned(pair, probe).diagnostics["passed_over"]
+    assert set(passed_over) == {"embed", "head"} and "ties" in passed_over["head"]
     assert (
         parameter_name(pair.source, pair.source.anatomy.head_weight) == "model.embed_tokens.weight"
     )
+    with pytest.raises(UsageError, match=r"'head' was asked for, but target 'gemma' ties"):
+        aligned(pair, probe, modules=("q", "head"))
 
 
-def test_a_larger_target_receives_zeros_outside_and_missing_projections_are_named():
+def test_ends_are_passed_over_where_tokens_differ():
+    pair = pair_of("llama")
+    other = tiny_loaded("llama", seed=3, vocab=59, **SOURCE)
+    found = pair_obstacles(ModelPair(other, pair.target))
+    assert set(found) == {"embed", "head"} and "tokenizers differ" in found["embed"]
+
+
+def test_a_tied_source_serves_both_ends_of_an_untied_target():
+    pair = pair_of("llama", source={"tied": True})
+    alignment = aligned(pair, Probe(pair, word_task()), modules=("embed", "head"))
+    embed, head = alignment.diagnostics["windows"]
+    assert embed["row"] == head["column"]
+    first, second = alignment.low_rank
+    assert torch.allclose((first.b @ first.a).T, second.b @ second.a, atol=1e-4)
+
+
+def test_a_larger_target_receives_zeros_outside():
     pair = pair_of("gpt2", "llama", source={"width": 16, "heads": 2, "ffn": 24, "tied": False})
-    alignment = aligned(pair, Probe(pair, word_task()), rank=99, modules=("gate", "up"))
-    assert alignment.diagnostics["passed_over"] == ["gate"]
+    alignment = aligned(pair, Probe(pair, word_task()), rank=32, modules=("up",))
     for update in alignment.low_rank:
         product = update.b @ update.a
         assert product.shape == (48, 32)
         assert product[24:].abs().max() < 1e-5 and product[:, 16:].abs().max() < 1e-5
+    everything = aligned(pair, Probe(pair, word_task()))
+    assert "source 'gpt2' of family 'gpt2'" in everything.diagnostics["passed_over"]["gate"]
+
+
+def test_windows_at_heads_begin_at_heads():
+    pair = pair_of("gemma", source={"head_dim": 16}, target={"head_dim": 16})
+    alignment = aligned(pair, Probe(pair, word_task()), window="block-heads")
+    offsets = {"q": "row", "k": "row", "v": "row", "o": "column"}
+    found = [w for w in alignment.diagnostics["windows"] if w["module"] in offsets]
+    assert len(found) == 12
+    assert all(w[offsets[w["module"]]] % 16 == 0 for w in found)
 
 
 def test_options_are_checked():
     assert build_options(SubmatrixOptions, {"modules": ["q", "up"]}, "x").modules == ("q", "up")
-    assert SubmatrixOptions().modules == MODULES
-    for bad in ({"rank": 0}, {"modules": ["qq"]}, {"window": "row"}):
+    for bad in ({"rank": 0}, {"window": "row"}, {"svd": "full"}, {"niter": -1}):
         with pytest.raises(UsageError):
             build_options(SubmatrixOptions, bad, "aligner")
-    for bad in ({"alpha": 0}, {"dropout": 1.0}, {"subtract": "all"}):
+    with pytest.raises(UsageError, match=r"'downn'.*Did you mean 'down'"):
+        build_options(SubmatrixOptions, {"modules": ["downn"]}, "aligner")
+    for bad in ({"alpha": 0}, {"dropout": 1.0}, {"subtract": "all"}, {"start": "W"}):
         with pytest.raises(UsageError):
             build_options(LoraStartOptions, bad, "injector")
+
+
+def test_what_cannot_be_extracted_is_refused_with_figures():
+    pair = pair_of("gpt2")
+    probe = Probe(pair, word_task())
+    with pytest.raises(
+        UsageError, match=r"'gate' was asked for, but target 'gpt2'.*q, k, v, o, up"
+    ):
+        aligned(pair, probe, modules=("gate",))
+    llama = pair_of("llama")
+    with pytest.raises(UsageError, match=r"rank 17 .*k of block 0, 16×32.*rank to 16 or less"):
+        aligned(llama, Probe(llama, word_task()), rank=17)
+    with pytest.raises(UsageError, match="links no block"):
+        aligned(llama, Probe(llama, word_task()), sources=(), modules=("q",))
+
+
+def test_a_sensitivity_that_is_not_finite_leaves_the_target_alone():
+    pair = pair_of("llama")
+    before = snapshot(pair.target)
+    probe = GivenSensitivities(pair, (1.0, 1.0, 1.0, 1.0))
+    probe.values["model.layers.2.mlp.up_proj.weight"][3, 3] = float("nan")
+    for window in ("block", "rowcol", "random", "coherent"):
+        with pytest.raises(NonFiniteError, match="up of source block 2"):
+            aligned(pair, probe, window=window)
+    assert same_bits(pair.target, before)
+
+
+def test_an_empty_seed_split_is_refused():
+    pair, task = pair_of("llama"), word_task()
+    empty = attrs.evolve(task, splits={**task.splits, "extract": ()})
+    with pytest.raises(UsageError, match="'extract' has no items"):
+        SensitivityMatcher(SensitivityOptions()).match(pair, Probe(pair, empty))
 
 
 # --- injection -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("subtract", [True, False])
-def test_step_zero_is_the_untouched_target_unless_nothing_is_subtracted(family, subtract):
+def test_step_zero_is_the_untouched_target_whatever_the_window(family):
+    pair = pair_of(family)
+    probe, before = Probe(pair, word_task()), logits(pair.target)
+    for window in WINDOWS:
+        relative, started, merged, _ = begun(pair, aligned(pair, probe, window=window))
+        assert min(relative.values()) > 0.01
+        assert relative_error(started, before) < 1e-5
+        assert relative_error(merged, before) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_subtraction_the_start_is_added(family):
     pair = pair_of(family)
     alignment = aligned(pair, Probe(pair, word_task()))
-    starts = module_starts(pair.target.anatomy, alignment.low_rank)
     before, original = logits(pair.target), snapshot(pair.target)
-    kinds = tuple(dict.fromkeys(u.projection for u in alignment.low_rank))
-    ranks = {start.module: start.rank for start in starts}
-    journal = Journal(pair.target)
-    with journal:
-        shape = LoraShape(rank=4, alpha=8.0, kinds=kinds)
-        with lora(pair.target, journal, shape, ranks=ranks) as adapter:
-            relative = begin(adapter, starts, journal, subtract=subtract)
-            started = logits(adapter.model)
-        merged = logits(pair.target)
-    assert min(relative.values()) > 0.01
-    error = float((started - before).abs().max() / before.abs().max())
-    assert error < 1e-5 if subtract else error > 0.1
+    _, started, merged, weights = begun(pair, alignment, subtract=False)
+    assert relative_error(started, before) > 0.1
     assert torch.allclose(merged, started, atol=1e-4)
     for update in alignment.low_rank:
-        if not subtract and update.projection not in ("embed", "head"):
+        if update.projection not in ("embed", "head"):
             projection = pair.target.anatomy.projections(update.block)[update.projection]
-            old = canonical(projection, original[projection.parameter])
-            added = projection.read(pair.target.model) - old
+            added = canonical(projection, weights[projection.parameter]) - canonical(
+                projection, original[projection.parameter]
+            )
             assert torch.allclose(added, 2.0 * update.b @ update.a, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "phi"])
+def test_biases_and_norms_keep_their_bits(family):
+    pair = pair_of(family)
+    probe = Probe(pair, word_task())
+    vectors = {n: p for n, p in snapshot(pair.target).items() if p.dim() == 1}
+    assert any(name.endswith("bias") for name in vectors)
+    with Journal(pair.target) as journal:
+        LoraStart(LoraStartOptions()).inject(
+            pair.target, aligned(pair, probe), data_for(probe), journal
+        )
+    after = snapshot(pair.target)
+    assert all(torch.equal(after[name], value) for name, value in vectors.items())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"blocks": 2}, {"width": 24, "heads": 3}, {"ffn": 40}, {"heads": 2, "kv_heads": 1}],
+)
+def test_a_target_larger_in_one_dimension_starts_untouched(sizes):
+    pair = pair_of("llama", source=sizes)
+    probe, before = Probe(pair, word_task()), logits(pair.target)
+    found = SensitivityMatcher(SensitivityOptions()).match(pair, probe)
+    for window in WINDOWS:
+        options = SubmatrixOptions(rank=4, window=window)
+        alignment = SensitiveSubmatrix(options).align(pair, found, probe)
+        assert {u.block for u in alignment.low_rank} == {-1, 0, 1, 2, 3}
+        assert relative_error(begun(pair, alignment)[1], before) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -414,6 +417,8 @@ def test_plugin_registers_what_the_strategy_names():
         for component in hook()
     }
     assert components["seeking"].load() is SEEKING
-    for choice in (SEEKING.matcher, SEEKING.aligner, SEEKING.injector):
+    assert components["pissa"].load() is PISSA
+    choices = (SEEKING.matcher, SEEKING.aligner, SEEKING.injector, PISSA.aligner, PISSA.injector)
+    for choice in choices:
         cls = components[choice.name].load()
         assert cls(build_options(cls.Options, choice.options, choice.name))

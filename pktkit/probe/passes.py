@@ -1,9 +1,10 @@
-"""The two passes over a split: forward (states, logits) and backward (attribution, sensitivity)."""
+"""The passes over a split: states and logits forward, attribution and sensitivity backward."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from pktkit.recording import forward, hidden_state, record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pktkit.encoding import Batch
     from pktkit.pair import LoadedModel
     from pktkit.settings import ProbeSettings
 
@@ -54,8 +56,10 @@ def forward_pass(
         yield {name: torch.cat(parts) for name, parts in pending.items()}
 
 
-def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
-    """Differentiate the mean answer cross-entropy of each item on its own.
+def attribution_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
+    """Differentiate each item's mean answer cross-entropy by the blocks' outputs.
+
+    No parameter gets a gradient, so this costs activations of one item and no more.
 
     Returns:
         `attribution`: `[items, L]`, gradient × activation of each block's output summed over
@@ -63,68 +67,125 @@ def backward_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tensor]:
         `fisher`: `[items, L]`, fp64, the squares of the same products, summed: the diagonal
             empirical Fisher information of gates at 1 on the entries of each block's output.
         `loss`: `[items]`.
-        `sensitivity.<parameter>`: `S(w) = Σ_j |w · ∂L_j/∂w|` over items j, fp32 on the CPU
-            (arXiv 2310.11451, section 3).
 
     Raises:
         NonFiniteError: an item's loss or gradient is not finite; names the item.
     """
-    anatomy = model.anatomy
-    device = anatomy.embedding.weight.device
-    parameters = dict(model.model.named_parameters())
-    sensitivity = {n: torch.zeros(p.shape, dtype=torch.float32) for n, p in parameters.items()}
     attributions, information, losses = [], [], []
-    with _differentiable(model):
+    with _parameter_gradients(model, wanted=False):
         for row in range(len(split.items)):
-            batch = collate(split, [row], pad_id=padding_id(model.tokenizer), device=device)
-            with _retained_outputs(model) as outputs, record(anatomy, (), batch):
-                logits = forward(model.model, batch)
-            loss = torch.nn.functional.cross_entropy(logits.float(), batch.gold)
-            model.model.zero_grad(set_to_none=True)
-            loss.backward()
-            scores = [(o.grad.float() * o.detach().float()).sum() for o in outputs]
+            with _block_outputs(model) as outputs:
+                batch, loss = _item_loss(model, split, row)
+            gradients = torch.autograd.grad(loss, outputs)
+            pairs = [(g, o.detach()) for g, o in zip(gradients, outputs, strict=True)]
+            scores = [(g.float() * o.float()).sum() for g, o in pairs]
             attributions.append(torch.stack(scores).cpu())
-            squares = [(o.grad.double() * o.detach().double()).square().sum() for o in outputs]
+            squares = [(g.double() * o.double()).square().sum() for g, o in pairs]
             information.append(torch.stack(squares).cpu())
             losses.append(loss.detach().float().cpu())
-            if not bool(attributions[-1].isfinite().all() and losses[-1].isfinite()):
-                raise NonFiniteError(
-                    f"the source's loss or gradient is not finite on item {batch.ids[0]} of "
-                    f"split '{split.name}'. Try --dtype float32."
-                )
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    product = parameter.detach().float() * parameter.grad.float()
-                    sensitivity[name] += product.abs_().cpu()
-    tensors = {f"sensitivity.{name}": value for name, value in sensitivity.items()}
+            if not bool(attributions[-1].isfinite().all()):
+                raise _not_finite("gradient", batch.ids[0], split)
     readings = {"attribution": attributions, "fisher": information, "loss": losses}
-    return {name: torch.stack(values) for name, values in readings.items()} | tensors
+    return {name: torch.stack(values) for name, values in readings.items()}
+
+
+def sensitivity_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter; tied ones appear once."""
+    return {name: tuple(p.shape) for name, p in model.model.named_parameters()}
+
+
+def sensitivity_pass(model: LoadedModel, split: EncodedSplit, totals: Mapping[str, Tensor]) -> None:
+    """Add `S(w) = Σ_j |w · ∂L_j/∂w|` over items j to `totals` (arXiv 2310.11451, section 3).
+
+    Each parameter's gradient is added and freed the moment it is complete, so that the whole
+    gradient of the model never exists: the pass needs the weights, the totals, and the
+    activations and few gradients of one item.
+
+    Arguments:
+        totals: fp32 on the CPU, one per name of `sensitivity_shapes`; may be mapped from disk.
+
+    Raises:
+        NonFiniteError: an item's loss or gradient is not finite; names item and parameter.
+    """
+    not_finite: list[str] = []
+
+    def add(name: str, parameter: Any) -> None:
+        product = (parameter.grad.float() * parameter.detach()).abs_().cpu()
+        parameter.grad = None
+        if product.numel() and not bool(product.max().isfinite()):
+            not_finite.append(name)
+        totals[name].add_(product)
+
+    with _parameter_gradients(model, wanted=True), _taken_gradients(model, add):
+        for row in range(len(split.items)):
+            batch, loss = _item_loss(model, split, row)
+            loss.backward()
+            if not_finite:
+                raise _not_finite(f"gradient of '{not_finite[-1]}'", batch.ids[0], split)
+
+
+def _item_loss(model: LoadedModel, split: EncodedSplit, row: int) -> tuple[Batch, Tensor]:
+    """Return one item as a batch, and its mean answer cross-entropy in nats, with its graph."""
+    device = model.anatomy.embedding.weight.device
+    batch = collate(split, [row], pad_id=padding_id(model.tokenizer), device=device)
+    with torch.enable_grad(), record(model.anatomy, (), batch):
+        logits = forward(model.model, batch)
+        loss = torch.nn.functional.cross_entropy(logits.float(), batch.gold)
+    if not bool(loss.detach().isfinite()):
+        raise _not_finite("loss", batch.ids[0], split)
+    return batch, loss
+
+
+def _not_finite(what: str, item: str, split: EncodedSplit) -> NonFiniteError:
+    return NonFiniteError(
+        f"the source's {what} is not finite on item {item} of split '{split.name}'. "
+        "Try --dtype float32."
+    )
 
 
 @contextlib.contextmanager
-def _differentiable(model: LoadedModel) -> Iterator[None]:
-    """Let gradients reach all parameters inside the context; flags and grads as before after."""
-    flags = {name: p.requires_grad for name, p in model.model.named_parameters()}
+def _parameter_gradients(model: LoadedModel, *, wanted: bool) -> Iterator[None]:
+    """Let gradients reach all parameters, or none; flags and grads are as before after."""
+    before = {name: (p.requires_grad, p.grad) for name, p in model.model.named_parameters()}
     try:
-        model.model.requires_grad_(True)
+        for parameter in model.model.parameters():
+            parameter.requires_grad_(wanted)
+            parameter.grad = None
         yield
     finally:
         for name, parameter in model.model.named_parameters():
-            parameter.requires_grad_(flags[name])
-            parameter.grad = None
+            flag, gradient = before[name]
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient
 
 
 @contextlib.contextmanager
-def _retained_outputs(model: LoadedModel) -> Iterator[list[Any]]:
-    """Collect the blocks' output tensors, in order, keeping their gradients."""
+def _taken_gradients(model: LoadedModel, take: Callable[[str, Any], None]) -> Iterator[None]:
+    """Call `take(name, parameter)` whenever a parameter's gradient is complete."""
+    handles = [
+        parameter.register_post_accumulate_grad_hook(functools.partial(take, name))
+        for name, parameter in model.model.named_parameters()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _block_outputs(model: LoadedModel) -> Iterator[list[Any]]:
+    """Collect the blocks' output tensors, in order; the graph begins at the embedding's output."""
     outputs: list[Any] = []
 
-    def hook(module: Any, args: Any, output: Any) -> None:
-        state = hidden_state(output)
-        state.retain_grad()
-        outputs.append(state)
+    def begin(module: Any, args: Any, output: Any) -> None:
+        output.requires_grad_(True)
 
-    handles = [block.register_forward_hook(hook) for block in model.anatomy.blocks]
+    def hook(module: Any, args: Any, output: Any) -> None:
+        outputs.append(hidden_state(output))
+
+    handles = [model.anatomy.embedding.register_forward_hook(begin)]
+    handles += [block.register_forward_hook(hook) for block in model.anatomy.blocks]
     try:
         yield outputs
     finally:

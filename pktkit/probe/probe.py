@@ -16,9 +16,15 @@ from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
-from pktkit.probe.passes import backward_pass, forward_pass
+from pktkit.probe.passes import (
+    attribution_pass,
+    forward_pass,
+    sensitivity_pass,
+    sensitivity_shapes,
+)
 from pktkit.probe.positions import AlignedPositions, align_positions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
+from pktkit.probe.scratch import zeros
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Task
 from pktkit.values import Interface, Origin
@@ -175,21 +181,32 @@ class Probe:
 
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
-        return self._backward(split)["attribution"]
+        return self._attributed(split)["attribution"]
 
     def fisher(self, split: str = "extract") -> Tensor:
         """Return `Σ (gradient × activation)²` of the source's blocks, `[items, L_src]`, fp64."""
-        return self._backward(split)["fisher"]
+        return self._attributed(split)["fisher"]
 
     def source_loss(self, split: str = "extract") -> Tensor:
         """Return the source's mean answer cross-entropy per item, `[items]`, in nats."""
-        return self._backward(split)["loss"]
+        return self._attributed(split)["loss"]
 
     def sensitivities(self, split: str = "extract") -> Mapping[str, Tensor]:
-        """Return `Σ_j |w · ∂L_j/∂w|` for every source parameter, fp32 on the CPU."""
-        prefix = "sensitivity."
-        tensors = self._backward(split)
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        """Return `Σ_j |w · ∂L_j/∂w|` for every source parameter, fp32 on the CPU.
+
+        A tensor may be mapped from the cache's file: it is for reading only.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; names the item.
+        """
+        encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
+
+        def compute() -> Mapping[str, Tensor]:
+            totals = zeros(sensitivity_shapes(source), self._cache.directory)
+            sensitivity_pass(source, encoded, totals)
+            return totals
+
+        return self._cache.get(self._source_key("sensitivity", encoded), compute)
 
     def cached(
         self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -253,15 +270,20 @@ class Probe:
         )
         return Stored(shards)
 
-    def _backward(self, split: str) -> Mapping[str, Tensor]:
+    def _attributed(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)
-        key = reading_key(
-            reading="backward",
+        return self._cache.get(
+            self._source_key("attribution", encoded),
+            lambda: attribution_pass(self.pair.source, encoded),
+        )
+
+    def _source_key(self, reading: str, encoded: EncodedSplit) -> str:
+        return reading_key(
+            reading=reading,
             weights=self._hashes[Origin.SOURCE],
             data=encoded.fingerprint(),
             dtype=str(self.pair.source.model.dtype),
         )
-        return self._cache.get(key, lambda: backward_pass(self.pair.source, encoded))
 
 
 def _content(model: LoadedModel) -> str:

@@ -25,14 +25,20 @@ def pktkit_layer_matchers() -> Iterable[Component]:
 
 @hookimpl
 def pktkit_latent_aligners() -> Iterable[Component]:
-    """Register the sub-matrix aligner."""
+    """Register the sub-matrix aligner and the target's own directions."""
     return [
         Component(
             name="sensitive-submatrix",
             path="pktkit_seeking.aligner:SensitiveSubmatrix",
             summary="cuts the most sensitive window of each source matrix, as a low-rank update",
             reference=f"{REFERENCE}, section 3",
-        )
+        ),
+        Component(
+            name="principal",
+            path="pktkit_seeking.principal:PrincipalDirections",
+            summary="the target's own leading singular directions, as low-rank updates",
+            reference="arXiv 2404.02948, section 3",
+        ),
     ]
 
 
@@ -51,12 +57,18 @@ def pktkit_knowledge_injectors() -> Iterable[Component]:
 
 @hookimpl
 def pktkit_strategies() -> Iterable[Component]:
-    """Register the strategy `seeking`."""
+    """Register the strategies `seeking` and `pissa`."""
     return [
         Component(
             name="seeking",
             path="pktkit_seeking.strategies:SEEKING",
             summary="sensitive sub-matrices of the source as the starting point of LoRA",
             reference=REFERENCE,
-        )
+        ),
+        Component(
+            name="pissa",
+            path="pktkit_seeking.strategies:PISSA",
+            summary="the target's own principal directions as the starting point of LoRA",
+            reference="arXiv 2404.02948",
+        ),
     ]

@@ -1,36 +1,48 @@
-"""The most sensitive windows of the source's matrices, as low-rank updates of the target.
+"""The most sensitive parts of the source's matrices, as low-rank updates of the target.
 
-Source: arXiv 2310.11451, section 3. Every matrix chooses its window alone: matrices of one block
-sit at different offsets of the residual stream, and windows do not respect head boundaries.
+Source: arXiv 2310.11451, section 3. In the published form (`block`) every matrix chooses its
+window alone: matrices of one block sit at different offsets of the residual stream, and windows
+do not respect head boundaries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from attrs import validators
 
-from pktkit.families import PROJECTIONS
+from pktkit.errors import NonFiniteError
 from pktkit.options import option
-from pktkit.values import Alignment, LayerLink, LayerMap, LowRankUpdate
+from pktkit.values import Alignment, LowRankUpdate
+from pktkit_seeking.coherent import coherent_plan
+from pktkit_seeking.factors import SVD, factors, kept_energy
+from pktkit_seeking.matrices import source_matrices
+from pktkit_seeking.modules import (
+    chosen_modules,
+    known_modules,
+    pair_obstacles,
+    require_rank,
+    target_shapes,
+)
+from pktkit_seeking.picks import Picks, rowcol_picks
 from pktkit_seeking.window import Window, best_window, random_window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-    from pktkit.families import Projection
-    from pktkit.pair import LoadedModel, ModelPair
+    from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.values import LayerMap
+    from pktkit_seeking.matrices import Matrix
 
-EMBED, HEAD = "embed", "head"
-MODULES = (*PROJECTIONS, EMBED, HEAD)
-"""What the published method extracts from."""
+WINDOWS = ("block", "block-heads", "rowcol", "random", "coherent")
 
-OVERSAMPLING = 16
-"""Extra directions of the randomised decomposition."""
+Chooser = Callable[["Matrix"], Window | Picks]
 
 
 @attrs.frozen
@@ -43,54 +55,37 @@ class SubmatrixOptions:
 
     rank: int = option(16, "Rank of each extracted update.", validator=validators.ge(1))
     modules: tuple[str, ...] = option(
-        MODULES,
-        "Matrices to extract, out of q k v o gate up down embed head.",
-        validator=validators.deep_iterable(validators.in_(MODULES)),
+        (),
+        "Matrices to extract, out of q k v o gate up down embed head; empty for all possible.",
+        validator=known_modules,
     )
     window: str = option(
         "block",
-        "block takes the most sensitive contiguous window, random any window (a control).",
-        choices=("block", "random"),
+        "block takes the most sensitive contiguous window of each matrix (published), "
+        "block-heads the same at whole heads, rowcol its most sensitive rows and columns, "
+        "coherent one set of coordinates, heads and neurons for all matrices, "
+        "random any window (a control).",
+        choices=WINDOWS,
     )
-    decomposition: str = option(
-        "thin",
-        "thin computes all singular vectors, randomised only the leading ones (faster).",
-        choices=("thin", "randomised"),
+    svd: str = option(
+        "exact",
+        "exact computes all singular vectors, randomised only the leading ones (faster).",
+        choices=SVD,
+    )
+    niter: int = option(
+        4, "Power iterations of the randomised decomposition.", validator=validators.ge(0)
     )
     split: str = option("extract", "Split whose answers the sensitivities are taken on.")
     seed: int = option(0, "Seed of random windows and of the randomised decomposition.")
 
 
-@attrs.frozen(eq=False)
-class Matrix:
-    """A source matrix beside the shape of its counterpart in the target, as `[out, in]`.
-
-    Arguments:
-        block: target block; -1 for the embedding, the target's depth for the LM head.
-        source_block: where it comes from, in the same convention.
-        name: canonical projection name, `"embed"` or `"head"`.
-        value: the source's weights.
-        scores: their sensitivities.
-        shape: of the target's matrix.
-    """
-
-    block: int
-    source_block: int
-    name: str
-    value: Tensor
-    scores: Tensor
-    shape: tuple[int, int]
-
-
 class SensitiveSubmatrix:
-    """Cuts from each source matrix the window of the target's shape that is most sensitive.
+    """Cuts from each source matrix the part of the target's shape that is most sensitive.
 
-    The window's leading singular triplets become `B = U Σ`, `A = Vᵀ`. Where the target's matrix
-    is larger in a dimension, the whole dimension is taken and padded with zeros at its end. The
-    vocabulary side of embedding and LM head never moves: row i means token i.
-
-    A link with several source blocks uses the one with the largest weight. Projections that the
-    source lacks are passed over.
+    The part's leading singular triplets become `B = U Σ`, `A = Vᵀ`. Where the target's matrix is
+    larger in a dimension, the whole dimension is taken and zeros follow. The vocabulary side of
+    embedding and LM head never moves: row i means token i. Biases stay the target's own: a
+    vector has no low-rank part.
     """
 
     Options = SubmatrixOptions
@@ -99,146 +94,78 @@ class SensitiveSubmatrix:
         self.options = options
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
-        """Return one low-rank update per matrix; diagnostics list every window.
+        """Return one low-rank update per matrix; diagnostics list what was cut.
 
         Raises:
-            NonFiniteError: a sensitivity is not finite.
+            UsageError: a module asked for is not possible, or the rank exceeds a matrix's.
+            NonFiniteError: a sensitivity is not finite; names the matrix.
         """
-        sensitivities = probe.sensitivities(self.options.split)
-        generator = torch.Generator().manual_seed(self.options.seed)
+        options, obstacles = self.options, pair_obstacles(pair)
+        modules = chosen_modules(options.modules, obstacles)
+        linked = [link.target for link in layer_map.links]
+        shapes = target_shapes(pair.target.anatomy, linked, modules)
+        require_rank(options.rank, shapes)
+        sensitivities = probe.sensitivities(options.split)
+        choose, plan = self._chooser(pair, layer_map, sensitivities)
         updates, windows = [], []
-        for matrix in self._matrices(pair, layer_map, sensitivities):
-            window = self._window(matrix, generator)
-            cut = window.cut(matrix.value, matrix.shape).float()
-            b, a = factors(cut, self.options.rank, self.options.decomposition, self.options.seed)
+        for matrix in source_matrices(pair, layer_map, sensitivities, shapes):
+            part = _chosen(choose, matrix)
+            cut = part.cut(matrix.value, matrix.shape).float()
+            b, a = factors(
+                cut, options.rank, svd=options.svd, niter=options.niter, seed=options.seed
+            )
             updates.append(LowRankUpdate(matrix.block, matrix.name, b, a))
-            windows.append(_described(matrix, window, kept_energy(cut, b)))
-        done = {update.projection for update in updates}
+            windows.append(_described(matrix, part, kept_energy(cut, b, a)))
         diagnostics = {
-            "rank": self.options.rank,
-            "window": self.options.window,
+            "rank": options.rank,
+            "window": options.window,
             "windows": windows,
-            "passed_over": [name for name in self.options.modules if name not in done],
+            "passed_over": obstacles if not options.modules else {},
+            **plan,
         }
         return Alignment(
             "sensitive-submatrix", layer_map, low_rank=updates, diagnostics=diagnostics
         )
 
-    def _matrices(
+    def _chooser(
         self, pair: ModelPair, layer_map: LayerMap, sensitivities: Mapping[str, Tensor]
-    ) -> Iterator[Matrix]:
-        wanted = self.options.modules
-        for link in layer_map.links:
-            yield from block_matrices(pair, link, sensitivities, wanted)
-        if not pair.target.anatomy.tied and pair.tokenizers.same:
-            yield from vocabulary_matrices(pair, sensitivities, wanted)
-
-    def _window(self, matrix: Matrix, generator: torch.Generator) -> Window:
-        if self.options.window == "random":
-            return random_window(matrix.scores, matrix.shape, generator=generator)
-        return best_window(matrix.scores, matrix.shape)
-
-
-def factors(
-    matrix: Tensor, rank: int, decomposition: str = "thin", seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Return `B = U_r Σ_r` `[out, r]` and `A = V_rᵀ` `[r, in]`, the best approximation of rank r.
-
-    Arguments:
-        matrix: `[out, in]`, fp32.
-        rank: r; at most the smaller side is used.
-        decomposition: `"thin"` or `"randomised"` (range finder with four power iterations).
-        seed: of the randomised decomposition; the global random state is left alone.
-    """
-    rank = min(rank, *matrix.shape)
-    if decomposition == "randomised":
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            sketch = min(rank + OVERSAMPLING, *matrix.shape)
-            u, sigma, v = torch.svd_lowrank(matrix, q=sketch, niter=4)
-        vh = v.T
-    else:
-        u, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * sigma[:rank]).contiguous(), vh[:rank].contiguous()
+    ) -> tuple[Chooser, dict[str, Any]]:
+        """Return what chooses a matrix's part, and what is to be reported of it as a whole."""
+        window = self.options.window
+        if window == "coherent":
+            plan = coherent_plan(pair, layer_map, sensitivities)
+            return plan.picks, {"coherent": plan.described()}
+        if window == "rowcol":
+            return lambda matrix: rowcol_picks(matrix.scores, matrix.shape), {}
+        if window == "random":
+            generator = torch.Generator().manual_seed(self.options.seed)
+            return lambda matrix: random_window(
+                matrix.scores, matrix.shape, generator=generator
+            ), {}
+        head_dim = pair.source.anatomy.head_dim if window == "block-heads" else 1
+        return lambda matrix: best_window(
+            matrix.scores, matrix.shape, steps=head_steps(matrix.name, head_dim)
+        ), {}
 
 
-def kept_energy(matrix: Tensor, b: Tensor) -> float:
-    """Return the share of the matrix's squared Frobenius norm that `B` keeps, 0 to 1."""
-    total = float(matrix.square().sum(dtype=torch.float64))
-    return float(b.square().sum(dtype=torch.float64)) / total if total else 1.0
+def head_steps(name: str, head_dim: int) -> tuple[int, int]:
+    """Return the multiples that a window's offsets are held to so that it begins at a head."""
+    return (head_dim if name in ("q", "k", "v") else 1, head_dim if name == "o" else 1)
 
 
-def block_matrices(
-    pair: ModelPair, link: LayerLink, sensitivities: Mapping[str, Tensor], wanted: tuple[str, ...]
-) -> Iterator[Matrix]:
-    """Yield the wanted projections of one link that both models have."""
-    source_block = main_source(link)
-    ours = pair.source.anatomy.projections(source_block)
-    theirs = pair.target.anatomy.projections(link.target)
-    for name, projection in theirs.items():
-        if name in wanted and name in ours:
-            value = ours[name].read(pair.source.model)
-            yield Matrix(
-                block=link.target,
-                source_block=source_block,
-                name=name,
-                value=value,
-                scores=canonical(ours[name], sensitivities[ours[name].parameter]).to(value.device),
-                shape=_shape(projection.read(pair.target.model)),
-            )
+def _chosen(choose: Chooser, matrix: Matrix) -> Window | Picks:
+    try:
+        return choose(matrix)
+    except NonFiniteError as error:
+        where = f"{matrix.name} of source block {matrix.source_block}"
+        raise NonFiniteError(f"{where}: {error}") from error
 
 
-def vocabulary_matrices(
-    pair: ModelPair, sensitivities: Mapping[str, Tensor], wanted: tuple[str, ...]
-) -> Iterator[Matrix]:
-    """Yield embedding `[width, V]` and LM head `[V, width]`, cut to the tokens both rows have."""
-    source, target = pair.source, pair.target
-    ends = (
-        (EMBED, source.anatomy.embedding.weight, target.anatomy.embedding.weight),
-        (HEAD, source.anatomy.head_weight, target.anatomy.head_weight),
-    )
-    for name, ours, theirs in ends:
-        if name not in wanted:
-            continue
-        tokens = min(ours.shape[0], theirs.shape[0])
-        scores = sensitivities[parameter_name(source, ours)][:tokens].to(ours.device)
-        value = ours.detach()[:tokens]
-        embed = name == EMBED
-        yield Matrix(
-            block=-1 if embed else target.anatomy.n_blocks,
-            source_block=-1 if embed else source.anatomy.n_blocks,
-            name=name,
-            value=value.T if embed else value,
-            scores=scores.T if embed else scores,
-            shape=_shape(theirs.T if embed else theirs),
-        )
-
-
-def main_source(link: LayerLink) -> int:
-    """Return the source block of a link with the largest weight, the first of equals."""
-    return link.sources[link.weights.index(max(link.weights))]
-
-
-def canonical(projection: Projection, stored: Tensor) -> Tensor:
-    """Return a projection's part of a tensor shaped like its parameter, as `[out, in]`."""
-    matrix = stored.T if projection.transposed else stored
-    return matrix if projection.rows is None else matrix[projection.rows]
-
-
-def parameter_name(model: LoadedModel, parameter: Tensor) -> str:
-    """Return a parameter's name in `named_parameters()`, where tied weights appear once."""
-    return next(name for name, each in model.model.named_parameters() if each is parameter)
-
-
-def _shape(matrix: Tensor) -> tuple[int, int]:
-    return int(matrix.shape[0]), int(matrix.shape[1])
-
-
-def _described(matrix: Matrix, window: Window, energy: float) -> dict[str, Any]:
+def _described(matrix: Matrix, part: Window | Picks, energy: float) -> dict[str, Any]:
     return {
         "block": matrix.block,
         "source_block": matrix.source_block,
         "module": matrix.name,
-        **attrs.asdict(window),
+        **part.described(),
         "energy": energy,
     }

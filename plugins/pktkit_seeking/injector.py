@@ -43,10 +43,16 @@ class LoraStartOptions:
         validator=validators.and_(validators.ge(0), validators.lt(1)),
     )
     subtract: str = option(
-        "ba",
-        "ba takes the start out of the weights first, so that step 0 is the untouched target; "
-        "none adds it on top.",
-        choices=("ba", "none"),
+        "BA",
+        "BA takes the start out of the weights first, so that step 0 is the untouched target; "
+        "none adds it on top, so that step 0 is the target plus the start.",
+        choices=("BA", "none"),
+    )
+    start: str = option(
+        "factors",
+        "factors starts the adapter at (B, A), so that it adds alpha / rank · BA; product divides "
+        "both by the root of alpha / rank, so that it adds BA.",
+        choices=("factors", "product"),
     )
 
 
@@ -68,6 +74,11 @@ class Start:
         """Inner dimension."""
         return int(self.a.shape[0])
 
+    def divided(self, scale: float) -> Start:
+        """Return the start whose product is `BA / scale`, shared evenly by both factors."""
+        root = scale**0.5
+        return Start(self.module, self.b / root, self.a / root)
+
 
 class LoraStart:
     """Trains a LoRA adapter that starts at an alignment's low-rank updates, and merges it.
@@ -75,7 +86,7 @@ class LoraStart:
     Every block's modules of the aligned kinds get an adapter; where the alignment has no update
     for one, it starts at zero as usual. Fused query-key-value matrices get one adapter whose rank
     is the sum of its parts' ranks, which holds all parts exactly. All adapters share one scale,
-    `alpha` over the largest rank in the alignment.
+    `alpha` over the largest rank in the alignment. Biases and norms stay as they are.
     """
 
     Options = LoraStartOptions
@@ -97,16 +108,18 @@ class LoraStart:
                 f"injector 'lora-start' needs low-rank updates, aligner '{alignment.method}' gave "
                 "none. Use an aligner such as 'sensitive-submatrix'."
             )
-        starts = module_starts(target.anatomy, alignment.low_rank)
         shape = LoraShape(
             rank=max(update.b.shape[1] for update in alignment.low_rank),
             alpha=self.options.alpha,
             dropout=self.options.dropout,
             kinds=tuple(dict.fromkeys(update.projection for update in alignment.low_rank)),
         )
+        starts = module_starts(target.anatomy, alignment.low_rank)
+        if self.options.start == "product":
+            starts = [start.divided(shape.alpha / shape.rank) for start in starts]
         ranks = {start.module: start.rank for start in starts if start.rank != shape.rank}
         with lora(target, journal, shape, ranks=ranks, seed=data.seed) as adapter:
-            relative = begin(adapter, starts, journal, subtract=self.options.subtract == "ba")
+            relative = begin(adapter, starts, journal, subtract=self.options.subtract == "BA")
             log = train(target, adapter.parameters, data, CrossEntropy(), model=adapter.model)
             trainable = sum(parameter.numel() for parameter in adapter.parameters)
         return Injection(
@@ -118,6 +131,7 @@ class LoraStart:
             diagnostics={
                 "rank": shape.rank,
                 "scale": shape.alpha / shape.rank,
+                "start": self.options.start,
                 "subtract": self.options.subtract,
                 "relative_start": relative,
             },

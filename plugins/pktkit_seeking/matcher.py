@@ -49,6 +49,11 @@ def most_sensitive(scores: Sequence[float], count: int) -> tuple[int, ...]:
     return tuple(sorted(ranked[:count]))
 
 
+def reused(source_blocks: int, target_blocks: int) -> tuple[int, ...]:
+    """Return the source block of every block of a deeper target, in proportion to depth."""
+    return tuple(target * source_blocks // target_blocks for target in range(target_blocks))
+
+
 @attrs.frozen
 class SensitivityOptions:
     """Settings of sensitivity matching."""
@@ -59,8 +64,9 @@ class SensitivityOptions:
 class SensitivityMatcher:
     """Keeps as many of the source's most sensitive blocks as the target has, in their order.
 
-    The i-th kept source block is paired with target block i. A source with fewer blocks than
-    the target keeps all of them, and the target's last blocks are paired with none.
+    The i-th kept source block is paired with target block i. Of a source with fewer blocks than
+    the target all are kept and reused by depth: target block i is paired with source block
+    `floor(i · L_src / L_tgt)`. The published method needs a source at least as deep.
     """
 
     Options = SensitivityOptions
@@ -80,9 +86,10 @@ class SensitivityMatcher:
         note = ""
         if len(kept) < target_blocks:
             note = (
-                f"the source has {len(kept)} blocks: target blocks {len(kept)} to "
-                f"{target_blocks - 1} receive nothing from it"
+                f"the source has {len(scores)} blocks for {target_blocks} of the target: each is "
+                "used more than once, by depth"
             )
+            kept = reused(len(scores), target_blocks)
         return LayerMap(
             links=[LayerLink(target, (source,)) for target, source in enumerate(kept)],
             source_blocks=len(scores),

@@ -1,14 +1,20 @@
 """The contiguous window of a matrix that holds the largest sum (arXiv 2310.11451, section 3).
 
-Sums are taken over a summed-area table of integers: the scores are scaled by a power of two and
-rounded so that their total stays below 2**61. Integer sums do not depend on the order or number
-of threads, so equal windows tie exactly and the choice is the same on every machine. Scores
-above 2**-37 of the total keep all 24 bits of single precision.
+The scores are scaled by a power of two and rounded to integers whose total stays below 2**61.
+Integer sums do not depend on the order or number of threads, so equal windows tie exactly and the
+choice is the same on every machine. Scores above 2**-36 of the total keep all 24 bits of single
+precision.
+
+A summed-area table is not needed, because every window has the same height: the sums of its
+columns are kept while it slides down, one row entering and one leaving, and a prefix sum along
+them gives all windows of that height at once. The matrix is read twice and nothing of its size is
+written.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import attrs
 import torch
@@ -16,10 +22,11 @@ from torch import Tensor
 
 from pktkit.errors import NonFiniteError, UsageError
 
-BAND = 1 << 22
-"""Matrix elements or window positions handled at a time."""
+BAND = 1 << 18
+"""Matrix elements handled at a time; two megabytes of integers stay in the cache."""
 
-_TOTAL_BITS = 61
+_TOTAL_BITS = 60
+_LARGEST_SINGLE = 2.0**127
 _LARGEST_EXPONENT = 1023
 
 
@@ -54,6 +61,10 @@ class Window:
         missing = (0, shape[1] - self.width, 0, shape[0] - self.height)
         return torch.nn.functional.pad(inside, missing) if any(missing) else inside
 
+    def described(self) -> dict[str, float]:
+        """Return offset, size and share for diagnostics."""
+        return attrs.asdict(self)
+
 
 def best_window(
     scores: Tensor, shape: tuple[int, int], *, steps: tuple[int, int] = (1, 1)
@@ -72,24 +83,17 @@ def best_window(
         UsageError: an empty shape, or scores that are no matrix.
     """
     height, width = _covered(scores, shape)
-    table = summed_area(scores)
     best, place = -1, (0, 0)
-    rows, columns = range(0, table.shape[0] - height, steps[0]), slice(0, -width, steps[1])
-    shifted = slice(width, None, steps[1])
-    per_band = max(1, BAND // table.shape[1])
-    for start in range(0, len(rows), per_band):
-        band = rows[start : start + per_band]
-        top = table[band.start : band.stop : band.step]
-        bottom = table[band.start + height : band.stop + height : band.step]
-        sums = bottom[:, shifted] - bottom[:, columns]
-        sums -= top[:, shifted]
-        sums += top[:, columns]
+    for offset, columns in _column_sums(scores, height, steps[0]):
+        prefix = torch.nn.functional.pad(columns.cumsum(dim=1), (1, 0))
+        sums = (prefix[:, width:] - prefix[:, : prefix.shape[1] - width])[:, :: steps[1]]
         index = int(sums.argmax())
         found = int(sums.flatten()[index])
         if found > best:
             best = found
-            place = (band[index // sums.shape[1]], index % sums.shape[1] * steps[1])
-    return _window(table, place, height, width)
+            row, column = divmod(index, sums.shape[1])
+            place = (offset + row * steps[0], column * steps[1])
+    return _window(scores, place, height, width)
 
 
 def random_window(scores: Tensor, shape: tuple[int, int], *, generator: torch.Generator) -> Window:
@@ -98,12 +102,25 @@ def random_window(scores: Tensor, shape: tuple[int, int], *, generator: torch.Ge
     Arguments and errors as for `best_window`.
     """
     height, width = _covered(scores, shape)
-    table = summed_area(scores)
     row, column = (
-        int(torch.randint(size, (), generator=generator))
-        for size in (table.shape[0] - height, table.shape[1] - width)
+        int(torch.randint(size - covered + 1, (), generator=generator))
+        for size, covered in zip(scores.shape, (height, width), strict=True)
     )
-    return _window(table, (row, column), height, width)
+    return _window(scores, (row, column), height, width)
+
+
+def finite_total(scores: Tensor) -> float:
+    """Return the sum of non-negative scores.
+
+    Raises:
+        NonFiniteError: a score is not finite.
+    """
+    total = float(scores.sum(dim=-1).sum(dtype=torch.float64))
+    if not math.isfinite(total):  # perhaps only because single precision overflowed
+        total = float(scores.sum(dtype=torch.float64))
+    if not math.isfinite(total):
+        raise NonFiniteError("the sensitivities are not finite. Try --dtype float32.")
+    return total
 
 
 def _covered(scores: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
@@ -115,32 +132,48 @@ def _covered(scores: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
     return min(shape[0], scores.shape[0]), min(shape[1], scores.shape[1])
 
 
-def _window(table: Tensor, place: tuple[int, int], height: int, width: int) -> Window:
-    """Describe the window of a summed-area table at an offset."""
-    (top, left), total = place, int(table[-1, -1])
-    bottom, right = top + height, left + width
-    inside = int(table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left])
-    return Window(top, left, height, width, inside / total if total else 0.0)
+def _window(scores: Tensor, place: tuple[int, int], height: int, width: int) -> Window:
+    """Describe the window of a matrix at an offset."""
+    (row, column), total = place, finite_total(scores)
+    inside = finite_total(scores[row : row + height, column : column + width])
+    return Window(row, column, height, width, inside / total if total else 0.0)
 
 
-def summed_area(scores: Tensor) -> Tensor:
-    """Return `[rows + 1, columns + 1]` int64, entry (i, j) the scaled sum of `scores[:i, :j]`.
+def _column_sums(scores: Tensor, height: int, step: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield offsets with the columns' sums over `height` rows from there on, a band at a time.
 
-    Raises:
-        NonFiniteError: a score is not finite.
+    Yields:
+        a row offset, and int64 `[offsets, columns]` for it and the following multiples of `step`.
     """
-    total = float(scores.sum(dtype=torch.float64))
-    if not math.isfinite(total):
-        raise NonFiniteError("the sensitivities are not finite. Try --dtype float32.")
-    exponent = _TOTAL_BITS - math.frexp(total)[1] if total > 0 else 0
-    scale = 2.0 ** min(exponent, _LARGEST_EXPONENT)
-    rows, columns = scores.shape
-    table = torch.zeros(rows + 1, columns + 1, dtype=torch.int64, device=scores.device)
+    scale, (rows, columns) = _scale(finite_total(scores)), scores.shape
     per_band = max(1, BAND // columns)
-    for start in range(0, rows, per_band):
-        band = scores[start : start + per_band].double().mul_(scale).round_()
-        inside = table[start + 1 : start + 1 + per_band, 1:]
-        inside.copy_(band.to(torch.int64).cumsum_(dim=1))
-        inside[0] += table[start, 1:]
-        inside.cumsum_(dim=0)
-    return table
+    sums = scores.new_zeros(columns, dtype=torch.int64)
+    for start in range(0, height, per_band):
+        sums += _integers(scores[start : min(height, start + per_band)], scale).sum(dim=0)
+    yield 0, sums[None]
+    gathered: list[Tensor] = []
+    for start in range(0, rows - height, per_band):
+        stop = min(rows - height, start + per_band)
+        leaving = _integers(scores[start:stop], scale)
+        entering = _integers(scores[start + height : stop + height], scale)
+        for i, change in enumerate(entering.sub_(leaving)):
+            sums += change
+            if (start + i + 1) % step == 0:
+                gathered.append(sums.clone())
+        if gathered:
+            last = stop // step * step
+            yield last - (len(gathered) - 1) * step, torch.stack(gathered)
+            gathered = []
+
+
+def _scale(total: float) -> float:
+    """Return the power of two that scores are multiplied by."""
+    exponent = _TOTAL_BITS - math.frexp(total)[1] if total > 0 else 0
+    return 2.0 ** min(exponent, _LARGEST_EXPONENT)
+
+
+def _integers(scores: Tensor, scale: float) -> Tensor:
+    """Return scaled scores as int64; the product is exact, so only the rounding loses anything."""
+    single = scores.dtype == torch.float32 and scale <= _LARGEST_SINGLE
+    scaled = scores * scale if single else scores.double() * scale
+    return scaled.round_().to(torch.int64)
