@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = 61
 WORDS = VOCABULARY - len(SPECIAL_TOKENS)
-ROWS: Mapping[str, int] = {"train": 10, "align": 24, "extract": 6, "dev": 6, "test": 6}
+ROWS: Mapping[str, int] = {"train": 8, "align": 24, "extract": 4, "dev": 4, "test": 5}
 """Items per split; those of `align` have more tokens than the models have channels."""
 
 MORE_PAIRS = 5
@@ -130,9 +130,10 @@ TIED = (
 
 def scenes(subject: Subject) -> Iterator[Scene]:
     """Yield the scenes that a law is tested on, always the same ones."""
-    for source, target in (GROUPED, MIXED, TIED):
+    for source, target in (GROUPED, MIXED):
         yield Scene(source, target)
     if subject.thorough:
+        yield Scene(*TIED)
         from pktkit.testing.strategies import drawn_pairs
 
         for source, target in drawn_pairs(MORE_PAIRS):
