@@ -36,7 +36,7 @@ def injected(
     *,
     alignment: Alignment | None = None,
     journal: Journal | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> Injection:
     """Run the injector on an alignment of every form, and check what it returns.
 
@@ -47,7 +47,7 @@ def injected(
     target = opened.pair.target
     given = alignment or alignment_of(opened.pair, opened.layer_map, seed=0)
     with journal or Journal(target) as kept:
-        found = subject.build(**options).inject(target, given, data_of(opened.probe), kept)
+        found = subject.build(**(options or {})).inject(target, given, data_of(opened.probe), kept)
     subject.require(
         isinstance(found, Injection), f"it returned {type(found).__name__}, expected Injection."
     )
@@ -115,7 +115,7 @@ def strength_zero(subject: Subject) -> None:
     def law(scene: Scene) -> None:
         opened = scene.open()
         before = state_of(opened.pair.target)
-        injected(subject, opened, **{option: 0.0})
+        injected(subject, opened, options={option: 0.0})
         changed = differences(before, state_of(opened.pair.target))
         subject.require(not changed, f"{scene}: with {option} 0 it changes {changed}.")
 
