@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from pktkit.components import Kind, Strategy
-from pktkit.errors import JournalError
+from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.recipe import dump_recipe, parse_recipe
@@ -72,11 +72,14 @@ def observe(subject: Subject, opened: Opened) -> Observed:
 def well_formed(subject: Subject) -> None:
     """Test the law of that name."""
     strategy, registry = subject.cls, registry_of(subject)
-    for kind in _STAGES:
-        choice = getattr(strategy, kind.value)
-        if choice is not None:
-            registry.build(kind, seeded(registry, kind, choice, SEED))
-    build_options(Budget, strategy.budget, f"budget of strategy '{strategy.name}'")
+    try:
+        for kind in _STAGES:
+            choice = getattr(strategy, kind.value)
+            if choice is not None:
+                registry.build(kind, seeded(registry, kind, choice, SEED))
+        build_options(Budget, strategy.budget, f"budget of strategy '{strategy.name}'")
+    except PktkitError as error:
+        subject.require(False, str(error))
     subject.require(
         strategy.aligner is None or strategy.injector is not None,
         "it aligns, but no injector takes the alignment.",
