@@ -269,6 +269,7 @@ import torch
 from pktkit.plugins import PluginSelection
 from pktkit.options import option
 import attrs
+from pktkit.updates import *
 from pktkit.values import *
 from pktkit.state_maps import AffineMap
 
@@ -556,7 +557,8 @@ def test_the_check_of_a_map_leaves_random_numbers_alone(site, runner):
 def test_updates_for_an_item_are_checked_when_they_are_made(site, runner):
     from pktkit.boundary import checked_alignment
     from pktkit.errors import StrategyError
-    from pktkit.values import Alignment, LayerMap, SparseUpdate
+    from pktkit.updates import SparseUpdate
+    from pktkit.values import Alignment, LayerMap
 
     wrong = SparseUpdate(0, "up", 1, torch.tensor([0]), torch.ones(1, 9))
     given = Alignment("bad", LayerMap((), 4, 3, "none"), sparse_at=lambda item: [wrong])
