@@ -82,35 +82,33 @@ def installed_plugins() -> Iterator[Found]:
     seen = set()
     for distribution in metadata.distributions():
         try:
-            key = _key(distribution)
+            name, version = _header(distribution)
         except Exception:
             continue
+        key = name.lower().replace("_", "-")
         if key in seen:
             continue
         seen.add(key)
-        error, points = None, []
         try:
             points = [p for p in distribution.entry_points if p.group == hookspecs.PROJECT]
-        except Exception as raised:
-            error = raised
-        if not points and error is None:
-            continue
-        name, version = distribution.metadata["Name"] or "", distribution.version or ""
-        if error is not None:
+        except Exception as error:
             broken = PluginStatus(f"{name}:?", name, version, value="?")
             yield Found(broken, _raiser(f"its entry points are malformed: {error}"))
+            continue
         for point in points:
             yield Found(PluginStatus(point.name, name, version, value=point.value), point.load)
 
 
-def _key(distribution: metadata.Distribution) -> str:
-    """Return a distribution's name, normalised; of two with one name, the first is in use.
+def _header(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return a distribution's name and version.
 
-    The standard library's own key where there is one: parsing the metadata of everything that is
-    installed takes longer than all the rest of loading plugins.
+    Not by `distribution.metadata`: parsing whole descriptions of everything that is installed
+    takes longer than the rest of loading plugins.
     """
-    name = getattr(distribution, "_normalized_name", None) or distribution.metadata["Name"] or ""
-    return str(name).lower().replace("_", "-")
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    lines = text.partition("\n\n")[0].splitlines()
+    fields = {key.lower(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    return fields.get("name", ""), fields.get("version", "")
 
 
 def _raiser(message: str) -> Callable[[], Any]:

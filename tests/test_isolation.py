@@ -137,6 +137,12 @@ def compare(checkpoints, *arguments):
     )  # fmt: skip
 
 
+@pytest.fixture
+def loaded(runner, monkeypatch):
+    """Comparisons get the pair that is loaded already."""
+    monkeypatch.setattr(PairSpec, "load", lambda spec: runner.pair)
+
+
 @pytest.fixture(params=FAULTS)
 def fault(request, site):
     fault = FAULTS[request.param]
@@ -192,13 +198,14 @@ def test_doctor_finds_it(fault, monkeypatch):
     assert {each["distribution"] for each in found} <= {"acme-faulty", ""}
 
 
-def test_a_comparison_of_built_in_strategies_is_as_without_it(fault, checkpoints, tmp_path):
+def test_a_comparison_of_built_in_strategies_is_as_without_it(fault, checkpoints, loaded, tmp_path):
     done = compare(checkpoints, "--strategies", "naive", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
-    rows = json.loads(done.stdout)["scores"]["rows"]["rows"]
+    [scores] = json.loads(done.stdout)["scores"].values()
+    rows = scores["rows"]
     assert [row["strategy"] for row in rows] == ["target", "source", "naive"]
     if fault.state != "ok":
-        [warning] = [line for line in done.stderr.splitlines() if "[warning" in line]
+        [warning] = [line for line in done.stderr.splitlines() if "level=warning" in line]
         assert "acme-faulty 1.2" in warning
         assert fault.says in warning
     else:
@@ -532,7 +539,8 @@ def test_a_failing_strategy_ends_a_comparison_with_1_and_the_rest_is_there(
     install_strategy(site, *RUNTIME["aligner: wrong width"][:2])
     done = compare(checkpoints, "--strategies", "bad,naive", "--out", tmp_path / "run")
     assert done.exit_code == 1, done.output
-    rows = {r["strategy"]: r for r in json.loads(done.stdout)["scores"]["rows"]["rows"]}
+    [scores] = json.loads(done.stdout)["scores"].values()
+    rows = {row["strategy"]: row for row in scores["rows"]}
     assert rows["naive"]["mean"] is not None
     [failure] = rows["bad"]["failures"]
     assert "strategy 'bad', align (bad from acme-bad 1.2), block 0 → 0" in failure["reason"]

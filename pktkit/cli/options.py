@@ -114,7 +114,7 @@ class ModelChoice:
 
 
 def model_options(command: Command) -> Command:
-    """Add `--trace-plugins` and the options of `ModelChoice`, which become the argument `models`."""
+    """Add `--trace-plugins`, and the options of `ModelChoice` as the argument `models`."""
     command = gathered("models", ModelChoice)(command)
     decorators = (
         click.option("--source", help="Source model: directory or hub id. Default: embedded."),

@@ -88,8 +88,7 @@ class CellRunner:
         journal = Journal(model)
         stages = Stages(key, self.registry, journal)
         try:
-            with journal:
-                scores = self._evaluate(model, stages)
+            scores = self._evaluate(model, stages)
         finally:
             self._require_pristine(journal)
         return CellResult(key, scores=scores, seconds=stages.seconds)
@@ -101,7 +100,8 @@ class CellRunner:
         try:
             with journal:
                 done = self._transfer(key, strategy, journal, progress)
-                stages = Stages(key, self.registry, journal)
+                # A journal of its own: what the injector wrote must not change any more.
+                stages = Stages(key, self.registry, Journal(self.pair.target))
                 scores = self._evaluate(self.pair.target, stages)
                 seconds = {**done.seconds, **stages.seconds}
         finally:
