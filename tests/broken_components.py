@@ -620,7 +620,7 @@ class FatiguedJudge(Judge):
 
 def strategy(injector, **fields):
     return Strategy(
-        name="broken",
+        name=f"{injector}-strategy",
         matcher=Choice("depth"),
         aligner=Choice("truncate"),
         injector=Choice(injector),
@@ -633,20 +633,23 @@ INJECTORS = {
     "deterministic": ("dice", DiceInjector),
     "source-unchanged": ("meddling", MeddlingInjector),
     "serialisable": ("tensor", TensorInjector),
-    "journalled": ("secret", SecretInjector),
+    "journalled": ("training", TrainingInjector),
     "rollback": ("late", LateInjector),
     "save-load": ("side", SideInjector),
 }
 for _law, (_name, _) in INJECTORS.items():
     BROKEN[Kind.STRATEGY, _law] = [strategy(_name)]
 BROKEN[Kind.STRATEGY, "well-formed"] = [
-    strategy("nobody-registered-this"),
-    attrs.evolve(strategy("dice"), matcher=Choice("depth", {"stride": 2})),
-    strategy("dice", budget={"epochs": 3}),
-    attrs.evolve(strategy("dice"), injector=None),
+    strategy("unregistered"),
+    attrs.evolve(strategy("dice"), name="misspelt", matcher=Choice("depth", {"stride": 2})),
+    attrs.evolve(strategy("dice"), name="overspent", budget={"epochs": 3}),
+    attrs.evolve(strategy("dice"), name="unfinished", injector=None),
+    attrs.evolve(strategy("dice"), name="speechless", summary=""),
 ]
 BROKEN[Kind.STRATEGY, "recipe-round-trip"] = [
-    attrs.evolve(strategy("dice"), matcher=Choice("depth", {"blocks": frozenset({0, 1})}))
+    attrs.evolve(
+        strategy("dice"), name="unwritable", matcher=Choice("depth", {"blocks": frozenset({0, 1})})
+    )
 ]
 
 

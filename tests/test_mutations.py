@@ -34,7 +34,7 @@ def check(kind, law, component, registry):
 
 @pytest.mark.parametrize(("kind", "law", "broken"), CASES, ids=named)
 def test_the_law_catches_what_breaks_it(kind, law, broken, registry):
-    with pytest.raises(LawViolation, match=r"^\w+ '\w+': "):
+    with pytest.raises(LawViolation, match=r"^\w+ '[\w-]+': "):
         check(kind, law, broken, registry)()
 
 
