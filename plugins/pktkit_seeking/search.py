@@ -3,9 +3,9 @@
 Two searches. `largest_by_far` adds in fp64 and knows how far rounding can reach; where one window
 leads by more than that, and with real scores one nearly always does, it is the answer.
 `first_of_largest` settles the rest: scores are scaled by a power of two and rounded to integers
-whose total stays below 2**61. Integer sums do not depend on the order or number of threads, so equal
-windows tie exactly and the choice is the same on every machine. Scores above 2**-36 of the total
-keep all 24 bits of single precision.
+whose total stays below 2**61. Integer sums do not depend on the order or number of threads, so
+equal windows tie exactly and the choice is the same on every machine. Scores above 2**-36 of the
+total keep all 24 bits of single precision.
 """
 
 from __future__ import annotations
