@@ -43,7 +43,7 @@ class Setting:
 
     Arguments:
         name: for folders and tables.
-        budget: fields of `pktkit.training.Budget`, over the task's own.
+        budget: fields of `pktkit.budget.Budget`, over the task's own.
     """
 
     name: str

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from pktkit.budget import Budget
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import DoesNotFitError, PktkitError, StrategyError, UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.outcomes import CellKey, StageRecord
-from pktkit.training import Budget
 from pktkit.values import Alignment, Injection, LayerMap
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pktkit.components import Strategy
     from pktkit.outcomes import ItemScore
-    from pktkit.pair import LoadedModel, ModelPair
+    from pktkit.pair import LoadedModel
     from pktkit.probe import Probe
     from pktkit.tasks.base import Task
 
@@ -52,16 +52,10 @@ class CellRunner:
         """
         self.plan = plan
         self.registry = registry or Registry.discover(plan.selection)
-        self.pair = self._load()
+        self.pair = self.plan.pair.load()
         self._cache = cache
         self._tasks: dict[str, Task] = {}
         self._probes: dict[str, Probe] = {}
-
-    def _load(self) -> ModelPair:
-        from pktkit.pair import load_pair
-
-        spec = self.plan.pair
-        return load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
         """Run one cell; expected errors become its result, and the target is as before after."""
@@ -113,7 +107,7 @@ class CellRunner:
             journal.verify()
         except JournalError as error:
             log.warning("target was changed behind the journal, loading it again", what=str(error))
-            self.pair = self._load()
+            self.pair = self.plan.pair.load()
             self._probes.clear()
 
     def _transfer(

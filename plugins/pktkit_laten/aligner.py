@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
-    from pktkit.values import SparseUpdate
+    from pktkit.updates import SparseUpdate
 
 MODULES = tuple(HALVES)
 

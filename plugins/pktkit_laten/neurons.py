@@ -15,7 +15,7 @@ import attrs
 import torch
 
 from pktkit.errors import UsageError
-from pktkit.values import SparseUpdate
+from pktkit.updates import SparseUpdate
 from pktkit_laten.reading import Half
 
 if TYPE_CHECKING:
