@@ -6,6 +6,7 @@ import attrs
 import pytest
 from tiny_transfers import data_for, logits, pair_of, same_bits, snapshot, tree, word_task
 
+from pktkit.budget import Budget
 from pktkit.errors import StrategyError, UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
@@ -13,7 +14,6 @@ from pktkit.pair import save_model
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.testing import tiny_loaded
-from pktkit.training import Budget
 from pktkit.transfer import run_transfer, transfer_data
 from pktkit_controls.injectors import FineTuneOptions
 from pktkit_laten.aligner import HypernetworkOptions
