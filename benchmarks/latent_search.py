@@ -6,6 +6,7 @@ all controls. Finished cells are kept: the same command again goes on where it s
 
 Run: python benchmarks/latent_search.py run STAGE --out DIRECTORY [--tasks …] [--settings …]
      python benchmarks/latent_search.py table STAGE --out DIRECTORY
+     python benchmarks/latent_search.py plot STAGE --out DIRECTORY --arms … --settings …
 """
 
 from __future__ import annotations
@@ -228,10 +229,30 @@ def _difference(contrast: Contrast, adjusted: float) -> str:
     return f"**{text}**" if separable else text
 
 
+def curves(name: str, out: Path, arms: Sequence[str], settings: Sequence[str]) -> bytes:
+    """Return learning curves as PNG: one panel per task, data budgets across, a line per arm."""
+    from pktkit.plotting import Line, Panel, lines
+
+    found = list(summaries(name, out, draws=1, only=arms))
+    panels = []
+    for task in dict.fromkeys(task for task, *_ in found):
+        of_task = {s.name: summary.comparisons[0] for t, s, summary in found if t == task}
+        shown = [setting for setting in settings if setting in of_task]
+        values = {arm: [_mean(of_task[setting], arm) for setting in shown] for arm in arms}
+        drawn = [Line(arm, values[arm], style) for style, arm in enumerate(arms)]
+        panels.append(Panel(task, shown, drawn))
+    return lines(panels, label="score %", across="data budget (rows)")
+
+
+def _mean(comparison: Comparison, arm: str) -> float:
+    means = [row.mean for row in comparison.rows if row.strategy == arm]
+    return float("nan") if not means or means[0] is None else means[0]
+
+
 def main() -> None:
-    """Run a stage, or print its tables."""
+    """Run a stage, print its tables, or draw its learning curves."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("action", choices=("run", "table", "plot"))
     parser.add_argument("stage")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", default="")
@@ -243,6 +264,11 @@ def main() -> None:
     split = lambda text: [part for part in text.split(",") if part]  # noqa: E731
     if given.action == "run":
         run(given.stage, given.out, split(given.tasks), split(given.settings), given.jobs)
+        return
+    if given.action == "plot":
+        path = given.out / f"{given.stage}.png"
+        path.write_bytes(curves(given.stage, given.out, split(given.arms), split(given.settings)))
+        print(path)
         return
     print(scores(given.stage, given.out))
     print()
