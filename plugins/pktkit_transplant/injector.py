@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 from attrs import validators
 
+<<<<<<< HEAD
 from pktkit.errors import NonFiniteError, UsageError, unknown_name
+=======
+from pktkit.capabilities import Capabilities
+from pktkit.errors import NonFiniteError, UsageError
+>>>>>>> w-kit
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
 from pktkit.values import Injection
@@ -83,6 +88,7 @@ class Transplant:
     """
 
     Options = TransplantOptions
+    capabilities = Capabilities(strength_option="strength")
 
     def __init__(self, options: TransplantOptions) -> None:
         self.options = options

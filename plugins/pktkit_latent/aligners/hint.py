@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.state_maps import Readout
 from pktkit_latent.aligners.mapless import MaplessOptions, deliver_unmapped
 from pktkit_latent.aligners.placebo import mapless_placebo_option
@@ -31,6 +32,14 @@ class HintAligner:
     """
 
     Options = HintOptions
+    capabilities = Capabilities(
+        affine=True,
+        homogeneous=1,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: HintOptions) -> None:
         self.options = options
