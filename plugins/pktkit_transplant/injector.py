@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 from attrs import validators
 
-<<<<<<< HEAD
-from pktkit.errors import NonFiniteError, UsageError, unknown_name
-=======
 from pktkit.capabilities import Capabilities
-from pktkit.errors import NonFiniteError, UsageError
->>>>>>> w-kit
+from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
 from pktkit.values import Injection
