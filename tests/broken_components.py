@@ -314,7 +314,7 @@ class TransposedAligner(Aligner):
     """Gives an update in the layout of the checkpoint where `[out, in]` is asked for."""
 
     def align(self, pair, layer_map, probe):
-        from pktkit.values import LowRankUpdate
+        from pktkit.updates import LowRankUpdate
 
         down = pair.target.anatomy.projections(0)["down"].read(pair.target.model)
         update = LowRankUpdate(0, "down", down.T[:, :2].clone(), down[:2].clone().T[:2])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from pktkit.budget import Budget
 from pktkit.components import Kind, Strategy
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
@@ -23,7 +24,6 @@ from pktkit.testing.laws.injector import (
 )
 from pktkit.testing.scenes import Opened, Scene, on_scenes
 from pktkit.testing.subject import NotApplicable, Subject
-from pktkit.training import Budget
 from pktkit.transfer import Transferred, run_transfer, seeded, transfer_data
 
 _STAGES = (Kind.MATCHER, Kind.ALIGNER, Kind.INJECTOR)
