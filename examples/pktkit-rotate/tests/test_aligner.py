@@ -8,6 +8,7 @@ from pktkit_rotate.aligner import ResistantOptions, ResistantProcrustes
 from pktkit.components import Choice, Kind
 from pktkit.errors import DoesNotFitError, UsageError
 from pktkit.journal import Journal
+from pktkit.options import build_options
 from pktkit.training import Budget, TransferData
 from pktkit.transfer import run_transfer
 from pktkit.values import LayerLink, LayerMap
@@ -54,6 +55,8 @@ def test_weights_are_renewed_and_the_memory_limit_changes_nothing(probe, layer_m
 def test_what_cannot_be_fitted_is_refused(probe, layer_map):
     with pytest.raises(UsageError, match="Name a matcher"):
         aligned(probe, attrs.evolve(layer_map, links=()))
+    with pytest.raises(UsageError, match="cutoff"):
+        build_options(ResistantOptions, {"cutoff": 1}, "aligner")
     with pytest.raises(DoesNotFitError, match="max_bytes"):
         aligned(probe, layer_map, max_bytes=8)
 

@@ -102,6 +102,14 @@ def test_a_perfect_fit_leaves_every_weight_at_one():
     assert token_weights(torch.zeros(3), "biweight", 2.0).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("loss", ["huber", "biweight"])
+def test_at_least_half_of_the_tokens_count_whatever_the_lengths(loss):
+    for lengths in (torch.ones(6), torch.logspace(-9, 9, 7), torch.tensor([0.0, 0.0, 1.0])):
+        weights = token_weights(lengths.double(), loss, cutoff=1.01)
+        assert int((weights > 0).sum()) * 2 >= len(weights)
+        assert bool(((weights >= 0) & (weights <= 1)).all())
+
+
 def test_effective_tokens():
     sums = WeightedSums()
     sums.add(normal(4, 3, seed=1), normal(4, 2, seed=2), torch.tensor([1.0, 1.0, 0.0, 0.0]))

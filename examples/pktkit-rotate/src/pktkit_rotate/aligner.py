@@ -9,6 +9,7 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.moments import MAX_BYTES, grouped
 from pktkit.options import option
@@ -35,7 +36,8 @@ class ResistantOptions:
     cutoff: float = option(
         2.0,
         "Residuals longer than this count less, in units of the median length.",
-        validator=validators.gt(0),
+        # Above 1, so that the half of the tokens with shorter residuals always counts.
+        validator=validators.gt(1),
     )
     iterations: int = option(
         10,
@@ -66,6 +68,13 @@ class ResistantProcrustes:
     """Maps each linked block by a centred rotation that outlying tokens hardly turn."""
 
     Options = ResistantOptions
+    capabilities = Capabilities(
+        affine=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=1e-5,
+    )
 
     def __init__(self, options: ResistantOptions) -> None:
         self.options = options
