@@ -12,10 +12,12 @@ import attrs
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.converters import as_tuple
 from pktkit.errors import JournalError, PktkitError, StrategyError, UsageError
+from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.journal import Journal
 from pktkit.outcomes import Figure, ReportSection
 from pktkit.recipe import load_recipe
-from pktkit.transfer import Transferred, budget_for, run_transfer, seeded, transfer_data
+from pktkit.stages import seeded
+from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 from pktkit.values import Interface, Origin
 
 if TYPE_CHECKING:
@@ -209,13 +211,16 @@ def run_analysis(choice: Choice, context: AnalysisContext) -> AnalysisResult:
         PktkitError: it is unknown, its options do not fit, or it failed; the message names it.
     """
     built = context.registry.build(Kind.ANALYSIS, context.choice(Kind.ANALYSIS, choice))
+    registered = context.registry.get(Kind.ANALYSIS, choice.name)
+    trace = context.registry.plugins.trace
     where = f"analysis '{choice.name}'"
     try:
-        result = built.analyse(context)
+        with stdout_to_stderr(), trace.event("analyse", registered.label):
+            result = built.analyse(context)
     except PktkitError as error:
-        raise type(error)(f"{where}: {error}") from error
-    except Exception as error:
-        raise StrategyError(f"{where}: {type(error).__name__}: {error}") from error
+        raise reworded(error, f"{where}: {error}") from error
+    except FAULTS as error:
+        raise StrategyError(f"{where}: {describe(error)}") from error
     if not isinstance(result, AnalysisResult):
         raise StrategyError(
             f"{where}: it returned {type(result).__name__}, expected AnalysisResult."

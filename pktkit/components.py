@@ -15,6 +15,7 @@ import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
+from pktkit.isolation import FAULTS, describe
 
 
 class Kind(enum.StrEnum):
@@ -56,10 +57,9 @@ class Component:
             value: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
                 value = getattr(value, part)
-        except Exception as error:
+        except FAULTS as error:
             raise PluginError(
-                f"component '{self.name}' cannot be imported from {self.path}: "
-                f"{type(error).__name__}: {error}"
+                f"component '{self.name}' cannot be imported from {self.path}: {describe(error)}"
             ) from error
         return value
 

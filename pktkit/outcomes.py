@@ -10,6 +10,7 @@ import attrs
 from pktkit.converters import as_tuple
 
 if TYPE_CHECKING:
+    from pktkit.tracing import TraceEvent
     from pktkit.values import Injection
 
 
@@ -49,6 +50,7 @@ class CellResult:
         seconds: wall time of match, align, inject, evaluate.
         peak_bytes: peak memory of the process or device while the cell ran.
         error: why it failed; empty when it did not.
+        trace: what plugins did, in order, where the plan asked for it; not kept on disk.
     """
 
     key: CellKey
@@ -58,6 +60,7 @@ class CellResult:
     seconds: Mapping[str, float] = attrs.field(factory=dict)
     peak_bytes: int = 0
     error: str = ""
+    trace: tuple[TraceEvent, ...] = ()
 
     @property
     def failed(self) -> bool:

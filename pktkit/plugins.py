@@ -7,33 +7,55 @@ with one plugin is written down in its `PluginStatus` and the others go on, so t
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import os
-import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import pluggy
 
-from pktkit import hookspecs
 from pktkit.errors import did_you_mean
+from pktkit.installed import (
+    BLOCKED,
+    BROKEN,
+    CLASH,
+    OK,
+    SHADOWED,
+    Found,
+    PluginStatus,
+    claimed_twice,
+    installed_plugins,
+    new_manager,
+    objection,
+    shadowed,
+)
+from pktkit.isolation import FAULTS, describe, stdout_to_stderr
+from pktkit.tracing import Trace
+
+__all__ = [
+    "BLOCKED",
+    "BROKEN",
+    "CLASH",
+    "OK",
+    "SHADOWED",
+    "PluginSelection",
+    "PluginStatus",
+    "Plugins",
+    "load_plugins",
+]
 
 ENVIRONMENT_VARIABLE = "PKTKIT_PLUGINS"
 EVERY_PLUGIN = "*"
 """The value of `--no-plugins` when it is given without names."""
 
-OK = "ok"
-BROKEN = "broken"
-BLOCKED = "blocked"
-
 
 @attrs.frozen
 class PluginSelection:
     """Which entry points may be loaded.
+
+    A plugin is named by its entry point, or by `distribution:entry-point` where two
+    distributions use one name.
 
     Arguments:
         only: if not None, nothing else is loaded; the empty tuple loads nothing.
@@ -59,46 +81,23 @@ class PluginSelection:
             blocked=() if no_plugins is None else _names(no_plugins),
         )
 
-    def allows(self, name: str) -> bool:
-        """Whether the entry point may be loaded."""
-        if EVERY_PLUGIN in self.blocked or name in self.blocked:
+    def allows(self, name: str, distribution: str = "") -> bool:
+        """Whether the entry point of the distribution may be loaded."""
+        names = {name, f"{distribution}:{name}"}
+        if EVERY_PLUGIN in self.blocked or names & set(self.blocked):
             return False
-        return self.only is None or name in self.only
+        return self.only is None or bool(names & set(self.only))
 
-    def unknown(self, names: list[str]) -> Iterator[str]:
+    def unknown(self, installed: Iterable[PluginStatus]) -> Iterator[str]:
         """Yield one sentence for each selected name that no distribution provides."""
+        names = [status.name for status in installed]
+        known = {*names, *(status.qualified for status in installed), EVERY_PLUGIN}
         for source, chosen in ((ENVIRONMENT_VARIABLE, self.only), ("--no-plugins", self.blocked)):
             for name in chosen or ():
-                if name not in names and name != EVERY_PLUGIN:
+                if name not in known:
                     yield f"{source} names '{name}', which is not installed." + did_you_mean(
                         name, names
                     )
-
-
-@attrs.frozen
-class PluginStatus:
-    """What became of one plugin.
-
-    Arguments:
-        name: entry-point name.
-        distribution, version: the installed package that provides it.
-        state: `"ok"`, `"broken"` or `"blocked"`.
-        error: one line, when broken.
-        import_seconds: wall time of the import.
-    """
-
-    name: str
-    distribution: str = ""
-    version: str = ""
-    state: str = OK
-    error: str = ""
-    import_seconds: float = 0.0
-
-    @property
-    def label(self) -> str:
-        """The plugin with its distribution and version, for messages."""
-        origin = f"{self.distribution} {self.version}".strip()
-        return f"plugin '{self.name}' ({origin})" if origin else f"plugin '{self.name}'"
 
 
 @attrs.define
@@ -108,10 +107,12 @@ class Plugins:
     Arguments:
         manager: holds the hook specs and the plugins that are in order.
         notices: sentences about the selection itself, such as misspelt names.
+        trace: told about every load and every hook call.
     """
 
-    manager: pluggy.PluginManager = attrs.field(factory=lambda: _new_manager())
+    manager: pluggy.PluginManager = attrs.field(factory=new_manager)
     notices: tuple[str, ...] = ()
+    trace: Trace = attrs.field(factory=Trace)
     _statuses: list[PluginStatus] = attrs.field(factory=list)
     _warned: set[str] = attrs.field(factory=set)
 
@@ -126,8 +127,13 @@ class Plugins:
         return self.manager.hook
 
     def status(self, name: str) -> PluginStatus:
-        """Return the status of a plugin that was found."""
-        return next(status for status in self._statuses if status.name == name)
+        """Return the status of a plugin that was found, the one that is in use where two are."""
+        found = [status for status in self._statuses if status.name == name]
+        return min(found, key=lambda status: status.state != OK)
+
+    def plugin(self, name: str) -> Any:
+        """Return the module behind a plugin that is in order, else None."""
+        return self.manager.get_plugin(name)
 
     def collect(
         self, hook: str, read: Callable[[Any], Any] = tuple, **arguments: Any
@@ -146,13 +152,17 @@ class Plugins:
         present = self.manager.get_plugins()
         for name, plugin in list(self.manager.list_name_plugin()):
             caller = self.manager.subset_hook_caller(hook, present - {plugin})
-            try:
-                with _stdout_to_stderr():
-                    values = [read(value) for value in caller(**arguments)]
-            except (Exception, SystemExit) as error:
-                self.mark_broken(name, f"{hook} failed: {_describe(error)}")
+            if not any(each.plugin is plugin for each in caller.get_hookimpls()):
                 continue
-            results += [(self.status(name), value) for value in values]
+            status = self.status(name)
+            try:
+                with stdout_to_stderr(), self.trace.event("hook", f"{hook} of {status.label}") as t:
+                    values = [read(value) for value in caller(**arguments)]
+                    t.text = ", ".join(_counted(value) for value in values)
+            except FAULTS as error:
+                self.mark_broken(name, f"{hook} failed: {describe(error)}")
+                continue
+            results += [(status, value) for value in values]
         return results
 
     def notify(self, hook: str, **arguments: Any) -> None:
@@ -161,173 +171,117 @@ class Plugins:
 
     def mark_broken(self, name: str, error: str) -> None:
         """Write down why a plugin is broken, and call it no more."""
-        broken = attrs.evolve(self.status(name), state=BROKEN, error=error)
-        self._statuses[:] = [broken if s.name == name else s for s in self._statuses]
+        status = self.status(name)
+        broken = attrs.evolve(status, state=BROKEN, error=error)
+        self._statuses[:] = [broken if s is status else s for s in self._statuses]
         if self.manager.has_plugin(name):
             self.manager.unregister(name=name)
 
     def warnings(self) -> list[str]:
-        """Return one line per broken plugin and per notice."""
-        broken = [s for s in self._statuses if s.state == BROKEN]
-        return [*self.notices, *(f"{s.label} is broken: {s.error}" for s in broken)]
+        """Return one line per plugin that is broken or shadowed, and per notice."""
+        wrong = [s for s in self._statuses if s.state in (BROKEN, SHADOWED)]
+        return [*self.notices, *(f"{s.label} is {s.state}: {s.error}" for s in wrong)]
 
-    def emit_warnings(self, emit: Callable[[str], Any]) -> None:
-        """Pass each warning to `emit`, once however often this is called."""
-        for line in self.warnings():
+    def emit_warnings(self, emit: Callable[[str], Any], further: Iterable[str] = ()) -> None:
+        """Pass each warning, and each further line, to `emit` once however often this is called."""
+        for line in [*self.warnings(), *further]:
             if line not in self._warned:
                 self._warned.add(line)
                 emit(line)
 
 
-@attrs.frozen
-class _Found:
-    """A plugin before it is loaded."""
-
-    status: PluginStatus
-    value: str
-    load: Callable[[], Any]
-
-
 def load_plugins(
-    selection: PluginSelection | None = None, *, extra: Mapping[str, object] | None = None
+    selection: PluginSelection | None = None,
+    *,
+    extra: Mapping[str, object] | None = None,
+    trace: Trace | None = None,
 ) -> Plugins:
     """Find, load and check plugins. Never raises because of a plugin.
 
     Arguments:
         selection: which entry points may be loaded; all by default.
         extra: further plugins by name, already imported; the selection does not apply to them.
+        trace: told about every load and every hook call.
     """
     selection = selection or PluginSelection()
-    found = sorted(_installed(), key=lambda each: (each.status.name, each.status.distribution))
-    given = [
-        _Found(PluginStatus(name), repr(plugin), lambda plugin=plugin: plugin)  # type: ignore[misc]
-        for name, plugin in (extra or {}).items()
-    ]
-    notices = tuple(selection.unknown([candidate.status.name for candidate in found]))
-    plugins = Plugins(notices=notices)
-    by_name: dict[str, list[_Found]] = {}
-    for candidate in found + given:
-        by_name.setdefault(candidate.status.name, []).append(candidate)
-    for name, candidates in by_name.items():
-        allowed = selection.allows(name) or name in (extra or {})
-        if not allowed:
-            plugins._statuses += [attrs.evolve(c.status, state=BLOCKED) for c in candidates]
-        elif len(candidates) > 1:
-            error = _claimed_twice(name, candidates)
-            plugins._statuses += [
-                attrs.evolve(c.status, state=BROKEN, error=error) for c in candidates
-            ]
+    installed = list(installed_plugins())
+    plugins = Plugins(
+        notices=tuple(selection.unknown([found.status for found in installed])),
+        trace=trace or Trace(),
+    )
+    candidates = []
+    for found in installed:
+        if selection.allows(found.status.name, found.status.distribution):
+            candidates.append(found)
         else:
-            _load_one(plugins, candidates[0])
+            plugins._statuses.append(attrs.evolve(found.status, state=BLOCKED))
+    for name, plugin in (extra or {}).items():
+        status = PluginStatus(name, value=getattr(plugin, "__name__", type(plugin).__name__))
+        candidates.append(Found(status, lambda plugin=plugin: plugin))  # type: ignore[misc]
+    for same_name in _by_name(candidates):
+        chosen = _owner(plugins, same_name)
+        if chosen is not None:
+            _load_one(plugins, chosen)
+    plugins._statuses.sort(key=lambda status: (status.name, status.distribution))
     return plugins
 
 
-def _load_one(plugins: Plugins, found: _Found) -> None:
+def _by_name(candidates: Iterable[Found]) -> list[list[Found]]:
+    """Group by entry-point name, names of built-in plugins first.
+
+    First, so that a foreign entry point to a built-in module is the one that comes too late.
+    """
+    groups: dict[str, list[Found]] = {}
+    for found in candidates:
+        groups.setdefault(found.status.name, []).append(found)
+    return sorted(
+        groups.values(),
+        key=lambda group: (not any(f.status.built_in for f in group), group[0].status.name),
+    )
+
+
+def _owner(plugins: Plugins, candidates: Sequence[Found]) -> Found | None:
+    """Return who has a name, and write down why the others have not.
+
+    Nobody wins by being installed last. A built-in plugin keeps its name, so that installing a
+    package never switches a part of pktkit off; the other one is shadowed, with a warning.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    kept = next((found for found in candidates if found.status.built_in), None)
+    error = claimed_twice(candidates) if kept is None else shadowed(kept.status)
+    state = BROKEN if kept is None else SHADOWED
+    plugins._statuses += [
+        attrs.evolve(found.status, state=state, error=error)
+        for found in candidates
+        if found is not kept
+    ]
+    return kept
+
+
+def _load_one(plugins: Plugins, found: Found) -> None:
     """Import one plugin, check it alone, and register it if it is in order."""
-    started = time.perf_counter()
+    api, error, started = None, "", time.perf_counter()
     try:
-        with _stdout_to_stderr():
+        with stdout_to_stderr(), plugins.trace.event("load", found.status.label) as traced:
             plugin = found.load()
-            error = _objection(plugin, found.status.name, plugins.manager)
+            api = getattr(plugin, "PKTKIT_API", None)
+            error = objection(plugin, found.status.name, plugins.manager)
+            traced.text = f"broken: {error}" if error else ""
             if not error:
                 plugins.manager.register(plugin, found.status.name)
-    except (Exception, SystemExit) as raised:
-        error = _describe(raised)
+    except FAULTS as raised:
+        error = describe(raised)
     seconds = time.perf_counter() - started
-    state = BROKEN if error else OK
     plugins._statuses.append(
-        attrs.evolve(found.status, state=state, error=error, import_seconds=seconds)
-    )
-
-
-def _objection(plugin: Any, name: str, manager: pluggy.PluginManager) -> str:
-    """Say what is wrong with a plugin's hooks, or nothing. Checked in a manager of its own."""
-    version = getattr(plugin, "PKTKIT_API", hookspecs.API_VERSION)
-    if version != hookspecs.API_VERSION:
-        return (
-            f"it was written for plugin API {version}, this pktkit offers "
-            f"{hookspecs.API_VERSION}; install versions that fit each other"
+        attrs.evolve(
+            found.status,
+            state=BROKEN if error else OK,
+            error=error,
+            import_seconds=seconds,
+            api=api if isinstance(api, int) else None,
         )
-    if not isinstance(plugin, Hashable):
-        return f"it is a {type(plugin).__name__}, which is not hashable; use a module"
-    if manager.is_registered(plugin):
-        return f"it is the same object as plugin '{manager.get_name(plugin)}'"
-    known = [hook for hook in vars(hookspecs) if hook.startswith("pktkit_")]
-    for attribute, value in inspect.getmembers_static(plugin, inspect.isfunction):
-        marked = hasattr(value, "pktkit_impl")
-        foreign = hasattr(value, "pktkit_spec") or value.__module__ == hookspecs.__name__
-        if attribute in known and not marked and not foreign:
-            return f"'{attribute}' lacks the decorator `@pktkit.hookspecs.hookimpl`"
-    alone = _new_manager()
-    try:
-        alone.register(plugin, name)
-        alone.check_pending()
-    except pluggy.PluginValidationError as error:
-        unknown = [hook for hook in vars(alone.hook) if not hook.startswith("_")]
-        unknown = [hook for hook in unknown if hook not in known]
-        if unknown:
-            return f"unknown hook '{unknown[0]}'.{did_you_mean(unknown[0], known)}"
-        return _one_line(error)
-    return ""
-
-
-def _installed() -> Iterator[_Found]:
-    """Yield the entry points of every installed distribution.
-
-    Distribution by distribution, not `metadata.entry_points(group=...)`: one package with
-    malformed metadata must not hide the others.
-    """
-    seen = set()
-    for distribution in metadata.distributions():
-        try:
-            name = distribution.metadata["Name"] or ""
-            version = distribution.version or ""
-        except Exception:
-            continue
-        key = name.lower().replace("_", "-")
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            points = [p for p in distribution.entry_points if p.group == hookspecs.PROJECT]
-        except Exception as error:
-            broken = PluginStatus(f"{name}:?", name, version)
-            yield _Found(broken, "?", _raiser(f"its entry points are malformed: {error}"))
-            continue
-        for point in points:
-            yield _Found(PluginStatus(point.name, name, version), point.value, point.load)
-
-
-def _raiser(message: str) -> Callable[[], Any]:
-    """Return a loader that fails with `message`."""
-
-    def load() -> Any:
-        raise ValueError(message)
-
-    return load
-
-
-def _claimed_twice(name: str, candidates: list[_Found]) -> str:
-    """Word the complaint about one entry-point name with several owners."""
-    owners = " and ".join(
-        f"{c.status.distribution or 'extra'} {c.status.version}".strip() + f" ({c.value})"
-        for c in candidates
     )
-    return f"the entry-point name '{name}' is claimed by {owners}; uninstall or rename one"
-
-
-def _new_manager() -> pluggy.PluginManager:
-    """Return a manager that knows the hook specs and no plugin."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Keep what plugins print out of the result that pktkit writes to stdout."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -335,13 +289,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _describe(error: BaseException) -> str:
-    """Return the type and text of an exception in one line."""
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {_one_line(error)}"
-
-
-def _one_line(error: BaseException) -> str:
-    """Return an exception's text without line breaks."""
-    return " ".join(str(error).split())
+def _counted(value: Any) -> str:
+    """Say how many components or sections a hook gave."""
+    return f"{len(value)} given" if isinstance(value, tuple) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,22 @@ import attrs
 
 from pktkit.components import Choice, Component, Kind, Strategy
 from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
+from pktkit.hookspecs import PROJECT
+from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.options import build_options
-from pktkit.plugins import BROKEN, OK, Plugins, PluginSelection, PluginStatus, load_plugins
+from pktkit.plugins import (
+    BROKEN,
+    CLASH,
+    OK,
+    SHADOWED,
+    Plugins,
+    PluginSelection,
+    PluginStatus,
+    load_plugins,
+)
 from pktkit.protocols import Analysis, Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
 from pktkit.recipe import load_recipe
+from pktkit.tracing import Trace
 
 if TYPE_CHECKING:
     from pktkit.tasks.base import Task
@@ -66,21 +79,43 @@ class Registered:
         return f"{self.plugin}:{self.component.path}"
 
     @property
-    def label(self) -> str:
-        """The component with its plugin and distribution, for messages."""
+    def built_in(self) -> bool:
+        """Whether pktkit's own distribution provides it."""
+        return self.distribution == PROJECT
+
+    @property
+    def origin(self) -> str:
+        """The plugin with its distribution and version, for messages."""
         origin = f"plugin {self.plugin}"
         if self.distribution:
             origin += f" of {self.distribution} {self.version}".rstrip()
-        return f"{self.kind} '{self.component.name}' ({origin})"
+        return origin
 
-    def load(self) -> Any:
+    @property
+    def provenance(self) -> str:
+        """Distribution and version; the plugin's name where it belongs to none."""
+        return f"{self.distribution} {self.version}".strip() or f"plugin {self.plugin}"
+
+    @property
+    def label(self) -> str:
+        """The component with its plugin and distribution, for messages."""
+        return f"{self.kind} '{self.component.name}' ({self.origin})"
+
+    def load(self, trace: Trace | None = None) -> Any:
         """Import the object behind the component.
+
+        Arguments:
+            trace: told about the import, if it is the first.
 
         Raises:
             PluginError: it cannot be imported; the message names plugin and distribution.
         """
+        known = self.component.path.partition(":")[0] in sys.modules
+        trace = Trace() if known or trace is None else trace
         try:
-            return self.component.load()
+            with stdout_to_stderr(), trace.event("import", self.label) as traced:
+                traced.text = self.component.path
+                return self.component.load()
         except PluginError as error:
             raise PluginError(f"{self.label}: {error}") from error
 
@@ -114,21 +149,35 @@ class Registry:
             for name in self.names(each):
                 yield from self._entries[each][name]
 
-    def is_unique(self, kind: Kind, name: str) -> bool:
-        """Whether exactly one component of a kind has the name."""
-        return len(self._entries[kind].get(name, ())) == 1
+    def state(self, registered: Registered) -> str:
+        """Return whether its name leads to a registration: `ok`, `clash` or `shadowed`."""
+        owners = _owners(self._entries[registered.kind][registered.component.name])
+        if registered not in owners:
+            return SHADOWED
+        return OK if len(owners) == 1 else CLASH
 
     def clashes(self) -> list[str]:
-        """Return one sentence per name that several components of a kind claim."""
+        """Return one sentence per name of which no component can be chosen."""
         return [
-            _claimed_twice(kind, name, found)
+            _claimed_twice(kind, name, _owners(found))
             for kind in Kind
             for name, found in self._entries[kind].items()
-            if len(found) > 1
+            if len(_owners(found)) > 1
+        ]
+
+    def shadows(self) -> list[str]:
+        """Return one sentence per component that a built-in one of its name stands before."""
+        return [
+            _shadowed(entry, self._entries[entry.kind][entry.component.name])
+            for entry in self.entries()
+            if self.state(entry) == SHADOWED
         ]
 
     def get(self, kind: Kind, name: str) -> Registered:
         """Return the component registered under a name.
+
+        Nobody wins by being installed last. A built-in component keeps its name, so that
+        installing a package changes no result of pktkit's own; `shadows` says so.
 
         Raises:
             UsageError: nobody registered the name; broken plugins are mentioned.
@@ -137,9 +186,10 @@ class Registry:
         found = self._entries[kind].get(name)
         if found is None:
             raise self._unknown(kind, name)
-        if len(found) > 1:
-            raise PluginError(_claimed_twice(kind, name, found))
-        return found[0]
+        owners = _owners(found)
+        if len(owners) > 1:
+            raise PluginError(_claimed_twice(kind, name, owners))
+        return owners[0]
 
     def options_class(self, kind: Kind, name: str) -> type:
         """Return the options class of a component that has options.
@@ -148,7 +198,7 @@ class Registry:
             UsageError, PluginError: as `get`; or the component has no `Options`.
         """
         registered = self.get(kind, name)
-        return _options_of(registered, registered.load())
+        return _options_of(registered, self._load(registered))
 
     def build(self, kind: Kind, choice: Choice) -> Any:
         """Load a component, build its options and instantiate it.
@@ -164,7 +214,7 @@ class Registry:
             if choice.options:
                 raise UsageError(f"{registered.label} takes no options, got {dict(choice.options)}")
             return self.strategy(choice.name) if kind is Kind.STRATEGY else self.task(choice.name)
-        cls = registered.load()
+        cls = self._load(registered)
         options = build_options(_options_of(registered, cls), choice.options, registered.label)
         instance = _called(registered, cls, options)
         protocol, method = _PROTOCOLS[kind]
@@ -180,7 +230,7 @@ class Registry:
             PluginError: what is registered is no strategy, or has another name.
         """
         registered = self.get(Kind.STRATEGY, name)
-        value = registered.load()
+        value = self._load(registered)
         if isinstance(value, (str, pathlib.Path)):
             value = load_recipe(value)
         return _checked(registered, value, Strategy)
@@ -195,15 +245,18 @@ class Registry:
         from pktkit.tasks.base import Task
 
         registered = self.get(Kind.TASK, name)
-        return _checked(registered, _called(registered, registered.load()), Task)
+        return _checked(registered, _called(registered, self._load(registered)), Task)
+
+    def _load(self, registered: Registered) -> Any:
+        return registered.load(self.plugins.trace)
 
     def _unknown(self, kind: Kind, name: str) -> UsageError:
         """Build the error for an unknown name, and say which plugins might have had it."""
         error = unknown_name(kind, name, self.names(kind))
-        broken = [s for s in self.plugins.loaded if s.state == BROKEN]
-        if not broken:
+        away = [s for s in self.plugins.loaded if s.state in (BROKEN, SHADOWED)]
+        if not away:
             return error
-        reasons = "; ".join(f"{status.label}: {status.error}" for status in broken)
+        reasons = "; ".join(f"{status.label}: {status.error}" for status in away)
         return UsageError(f"{error} Broken plugins: {reasons}.")
 
 
@@ -252,15 +305,12 @@ def _called(registered: Registered, function: Any, *arguments: Any) -> Any:
     if not callable(function):
         raise PluginError(f"{registered.label}: {registered.component.path} cannot be called.")
     try:
-        return function(*arguments)
-    except UsageError as error:
-        raise UsageError(f"{registered.label}: {error}") from error
-    except PktkitError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{registered.label} cannot be built: {type(error).__name__}: {error}"
-        ) from error
+        with stdout_to_stderr():
+            return function(*arguments)
+    except PktkitError as error:
+        raise reworded(error, f"{registered.label}: {error}") from error
+    except FAULTS as error:
+        raise PluginError(f"{registered.label} cannot be built: {describe(error)}") from error
 
 
 def _checked(registered: Registered, value: Any, expected: type) -> Any:
@@ -276,11 +326,25 @@ def _checked(registered: Registered, value: Any, expected: type) -> Any:
     return value
 
 
+def _owners(found: tuple[Registered, ...]) -> tuple[Registered, ...]:
+    """Return who has a name: the built-in components among those that claim it, else all."""
+    return tuple(entry for entry in found if entry.built_in) or found
+
+
 def _claimed_twice(kind: Kind, name: str, found: tuple[Registered, ...]) -> str:
     """Word the complaint about one name with several components."""
-    owners = " and ".join(registered.qualified for registered in found)
-    plugins = ",".join(dict.fromkeys(registered.plugin for registered in found))
+    owners = " and ".join(f"{entry.qualified} ({entry.origin})" for entry in found)
     return (
         f"the {kind} name '{name}' is claimed by {owners}. "
-        f"Switch one plugin off, e.g. `--no-plugins={plugins.split(',')[-1]}`."
+        f"Switch one plugin off, e.g. `--no-plugins={found[-1].plugin}`."
+    )
+
+
+def _shadowed(entry: Registered, found: tuple[Registered, ...]) -> str:
+    """Word why a component cannot be chosen beside a built-in one of its name."""
+    kept = _owners(found)[0]
+    return (
+        f"{entry.label} is shadowed: the name belongs to {kept.label}, which stays in use. Ask "
+        f"its author for another name, or use it instead of the built-in plugin with "
+        f"`--no-plugins={kept.distribution}:{kept.plugin}`."
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.components import Choice, Kind, Strategy
-from pktkit.errors import DoesNotFitError, PktkitError, StrategyError, UsageError
+from pktkit.boundary import checked_alignment, checked_injection, checked_layer_map
+from pktkit.components import Kind, Strategy
+from pktkit.errors import UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
-from pktkit.outcomes import CellKey, StageRecord
+from pktkit.outcomes import CellKey
+from pktkit.shapes import alignment_shapes, injection_figures
+from pktkit.stages import ALIGN, INJECT, MATCH, Stages
 from pktkit.training import Budget
 from pktkit.values import Alignment, Injection, LayerMap
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.tasks.base import Task
     from pktkit.training import TransferData
-
-T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -113,14 +112,6 @@ def transfer_rows(
     return tuple(sorted(order[:count])), tuple(sorted(further))
 
 
-def seeded(registry: Registry, kind: Kind, choice: Choice, seed: int) -> Choice:
-    """Fill a component's option `seed` with the run's seed where the recipe leaves it open."""
-    fields = {field.name: field.default for field in attrs.fields(_options(registry, kind, choice))}
-    if "seed" in fields and choice.options.get("seed") is None:
-        return attrs.evolve(choice, options={**choice.options, "seed": seed})
-    return choice
-
-
 def run_transfer(
     strategy: Strategy,
     pair: ModelPair,
@@ -136,79 +127,40 @@ def run_transfer(
     Raises:
         PktkitError: what a stage raised, with strategy, stage and component named.
     """
-    seconds: dict[str, float] = {}
-    key = CellKey(strategy.name, task, data.seed)
+    stages = Stages(CellKey(strategy.name, task, data.seed), registry, journal)
     layer_map = alignment = injection = None
-
-    def build(kind: Kind, choice: Choice) -> Any:
-        return registry.build(kind, seeded(registry, kind, choice, data.seed))
-
     if strategy.matcher is not None:
-        with _stage(strategy, "match", strategy.matcher, seconds):
-            layer_map = _returned(
-                build(Kind.MATCHER, strategy.matcher).match(pair, probe), LayerMap
-            )
-        _notify(registry, key, "match", seconds, str(layer_map))
+        layer_map = stages.run(
+            MATCH,
+            Kind.MATCHER,
+            strategy.matcher,
+            lambda matcher: checked_layer_map(matcher.match(pair, probe), pair),
+        )
+        stages.finished(MATCH, str(layer_map))
+    given = layer_map or _empty_map(pair)
     if strategy.aligner is not None:
-        with _stage(strategy, "align", strategy.aligner, seconds):
-            alignment = _returned(
-                build(Kind.ALIGNER, strategy.aligner).align(
-                    pair, layer_map or _empty_map(pair), probe
-                ),
-                Alignment,
-            )
-        _notify(registry, key, "align", seconds, alignment.method)
+        alignment = stages.run(
+            ALIGN,
+            Kind.ALIGNER,
+            strategy.aligner,
+            lambda aligner: checked_alignment(aligner.align(pair, given, probe), pair),
+            shown=lambda made: alignment_shapes(made, pair),
+        )
+        stages.finished(ALIGN, alignment.method)
     if strategy.injector is not None:
-        given = alignment or Alignment("none", layer_map or _empty_map(pair))
-        with _stage(strategy, "inject", strategy.injector, seconds):
-            injection = _returned(
-                build(Kind.INJECTOR, strategy.injector).inject(pair.target, given, data, journal),
-                Injection,
-            )
-        _notify(registry, key, "inject", seconds, injection.method)
-    return Transferred(layer_map, alignment, injection, seconds)
-
-
-def _returned(value: Any, expected: type[T]) -> T:
-    """Check what a plugin returned, at the border where it can still be named."""
-    if not isinstance(value, expected):
-        raise StrategyError(f"it returned {type(value).__name__}, expected {expected.__name__}.")
-    return value
-
-
-def _options(registry: Registry, kind: Kind, choice: Choice) -> type:
-    return registry.options_class(kind, choice.name)
+        aligned = alignment or Alignment("none", given)
+        injection = stages.run(
+            INJECT,
+            Kind.INJECTOR,
+            strategy.injector,
+            lambda injector: checked_injection(
+                injector.inject(pair.target, aligned, data, journal)
+            ),
+            shown=lambda done: injection_figures(done, len(journal.changed())),
+        )
+        stages.finished(INJECT, injection.method)
+    return Transferred(layer_map, alignment, injection, stages.seconds)
 
 
 def _empty_map(pair: ModelPair) -> LayerMap:
     return LayerMap((), pair.source.anatomy.n_blocks, pair.target.anatomy.n_blocks, "none")
-
-
-def _notify(
-    registry: Registry, key: CellKey, stage: str, seconds: Mapping[str, float], summary: str
-) -> None:
-    record = StageRecord(key, stage, seconds[stage], summary)
-    registry.plugins.notify("pktkit_stage_finished", record=record)
-
-
-@contextlib.contextmanager
-def _stage(
-    strategy: Strategy, stage: str, choice: Choice, seconds: dict[str, float]
-) -> Iterator[None]:
-    """Time a stage, and say where it was when something goes wrong."""
-    import torch
-
-    start = time.perf_counter()
-    where = f"strategy '{strategy.name}', {stage} ({choice.name})"
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise DoesNotFitError(
-            f"{where}: out of device memory. Lower --set budget.batch_size, or use --device cpu."
-        ) from error
-    except PktkitError as error:
-        raise type(error)(f"{where}: {error}") from error
-    except Exception as error:
-        raise StrategyError(f"{where}: {type(error).__name__}: {error}") from error
-    finally:
-        seconds[stage] = time.perf_counter() - start

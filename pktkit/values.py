@@ -10,6 +10,7 @@ import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import UsageError
+from pktkit.tracing import at_block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,12 +193,14 @@ class TargetStates:
             `[tokens, D]`, in the width of `space`; dtype and device of the input.
         """
         if self.origin is Origin.TARGET:
-            return self.maps[block](origin_states[block])
+            with at_block(block):
+                return self.maps[block](origin_states[block])
         link = self.layer_map.link(block)
         mixed = origin_states[link.sources[0]] * link.weights[0]
         for source, weight in zip(link.sources[1:], link.weights[1:], strict=True):
             mixed = mixed + origin_states[source] * weight
-        return self.maps[block](mixed)
+        with at_block(block, link.sources):
+            return self.maps[block](mixed)
 
 
 @attrs.frozen(eq=False)

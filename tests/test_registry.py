@@ -118,7 +118,7 @@ def test_a_name_claimed_twice_is_an_error_when_it_is_used():
     assert str(caught.value) == clash
     assert f"one:{__name__}:Depth" in clash
     assert f"two:{__name__}:Moody" in clash
-    assert not both.is_unique(Kind.MATCHER, "depth")
+    assert {both.state(e) for e in both.entries() if e.component.name == "depth"} == {"clash"}
 
 
 def test_a_name_may_be_used_in_two_kinds():

@@ -49,8 +49,13 @@ Environment:
     metavar="[=NAMES]",
     help="Load no plugins; with =NAME[,NAME] all except these.",
 )
+@click.option(
+    "--trace-plugins", is_flag=True, help="Show which component did what, when, with shapes."
+)
 @click.pass_context
-def main(context: click.Context, verbose: bool, quiet: bool, no_plugins: str | None) -> None:
+def main(
+    context: click.Context, verbose: bool, quiet: bool, no_plugins: str | None, trace_plugins: bool
+) -> None:
     """Move what a source language model knows into a target, and measure what it brought.
 
     \b
@@ -60,4 +65,6 @@ def main(context: click.Context, verbose: bool, quiet: bool, no_plugins: str | N
 
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other.")
-    context.obj = AppContext(verbosity=int(verbose) - int(quiet), no_plugins=no_plugins)
+    context.obj = AppContext(
+        verbosity=int(verbose) - int(quiet), no_plugins=no_plugins, trace_plugins=trace_plugins
+    )

@@ -185,6 +185,7 @@ def _plan(
         settings=ProbeSettings(max_length=max_length, state_dtype=state_dtype),
         selection=app.selection,
         item_limit=limit,
+        trace=app.trace_plugins,
     )
 
 

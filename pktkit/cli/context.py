@@ -11,6 +11,7 @@ import click
 from pktkit import logs
 from pktkit.plugins import Plugins, PluginSelection, load_plugins
 from pktkit.registry import Registry
+from pktkit.tracing import Trace, TraceEvent
 
 
 @attrs.define(slots=False)
@@ -20,10 +21,12 @@ class AppContext:
     Arguments:
         verbosity: -1 quiet, 0 normal, 1 verbose.
         no_plugins: value of `--no-plugins`; None when absent, `"*"` without names.
+        trace_plugins: whether stderr gets a line for everything that a plugin does.
     """
 
     verbosity: int = logs.NORMAL
     no_plugins: str | None = None
+    trace_plugins: bool = False
 
     @functools.cached_property
     def selection(self) -> PluginSelection:
@@ -39,7 +42,7 @@ class AppContext:
     @functools.cached_property
     def plugins(self) -> Plugins:
         """The loaded plugins, broken ones included."""
-        return load_plugins(self.selection)
+        return load_plugins(self.selection, trace=Trace(_write if self.trace_plugins else None))
 
     @functools.cached_property
     def silent_registry(self) -> Registry:
@@ -48,11 +51,14 @@ class AppContext:
 
     @property
     def registry(self) -> Registry:
-        """The registry; warns once about each broken plugin."""
+        """The registry; warns once about each plugin or component that is out of use."""
         registry = self.silent_registry
-        if self.plugins.warnings():
-            self.plugins.emit_warnings(self.log.warning)
+        self.plugins.emit_warnings(lambda line: self.log.warning(line), registry.shadows())
         return registry
+
+
+def _write(event: TraceEvent) -> None:
+    click.echo(str(event), err=True)
 
 
 pass_app = click.make_pass_decorator(AppContext, ensure=True)

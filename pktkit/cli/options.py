@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pktkit.cli.context import AppContext
 from pktkit.errors import UsageError
 from pktkit.settings import STATE_DTYPES
 
@@ -15,7 +16,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--source --target --dtype --device --max-length --cache --state-dtype`."""
+    """Add the options of the models and their probe, and `--trace-plugins`."""
     decorators = (
         click.option("--source", help="Source model: directory or hub id. Default: embedded."),
         click.option("--target", help="Target model: directory or hub id. Default: embedded."),
@@ -46,10 +47,23 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Precision that states are kept in.",
         ),
+        click.option(
+            "--trace-plugins",
+            is_flag=True,
+            expose_value=False,
+            callback=_trace,
+            help="Show on stderr which component did what, in which order, with times and shapes.",
+        ),
     )
     for decorator in reversed(decorators):
         command = decorator(command)
     return command
+
+
+def _trace(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Switch tracing on as the option in front of the command does."""
+    app = context.ensure_object(AppContext)
+    app.trace_plugins = app.trace_plugins or value
 
 
 def chosen_pair(source: str | None, target: str | None) -> tuple[str, str, bool]:

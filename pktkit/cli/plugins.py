@@ -45,7 +45,7 @@ def _component_rows(registry: Registry) -> list[dict[str, str]]:
             "plugin": entry.plugin,
             "distribution": entry.distribution,
             "version": entry.version,
-            "state": OK if registry.is_unique(entry.kind, entry.component.name) else "clash",
+            "state": registry.state(entry),
             "summary": entry.component.summary,
         }
         for entry in registry.entries()

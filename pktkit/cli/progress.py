@@ -63,6 +63,14 @@ class CellDisplay:
             elif not self._quiet:
                 elapsed = time.monotonic() - self._start
                 print(f"{line}  at {elapsed:.0f} s", file=sys.stderr, flush=True)
+            for event in result.trace:
+                self._print(str(event))
+
+    def _print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def analysing(self, name: str, task: str) -> None:
         """Show that an analysis begins."""

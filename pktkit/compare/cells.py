@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import attrs
 import structlog
 
+from pktkit.boundary import checked_scores
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.registry import Registry
+from pktkit.stages import EVALUATE, Stages
+from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ class CellRunner:
         """
         self.plan = plan
         self.registry = registry or Registry.discover(plan.selection)
+        self._events: list[TraceEvent] = []
+        if plan.trace:
+            self.registry.plugins.trace = Trace(self._events.append)
         self.pair = self._load()
         self._cache = cache
         self._tasks: dict[str, Task] = {}
@@ -78,13 +84,21 @@ class CellRunner:
             result = CellResult(key, error=f"{type(error).__name__}: {error}")
         rest = time.perf_counter() - start - sum(result.seconds.values())
         seconds = {**result.seconds, "other": rest}
-        return attrs.evolve(result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device))
+        trace, self._events[:] = tuple(self._events), []
+        return attrs.evolve(
+            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device), trace=trace
+        )
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
-        start = time.perf_counter()
         model = self.pair.source if strategy.role == "source" else self.pair.target
-        scores = self._evaluate(model, key.task)
-        return CellResult(key, scores=scores, seconds={"evaluate": time.perf_counter() - start})
+        journal = Journal(model)
+        stages = Stages(key, self.registry, journal)
+        try:
+            with journal:
+                scores = self._evaluate(model, stages)
+        finally:
+            self._require_pristine(journal)
+        return CellResult(key, scores=scores, seconds=stages.seconds)
 
     def _transferred(
         self, key: CellKey, strategy: Strategy, progress: CellProgress | None
@@ -93,9 +107,9 @@ class CellRunner:
         try:
             with journal:
                 done = self._transfer(key, strategy, journal, progress)
-                start = time.perf_counter()
-                scores = self._evaluate(self.pair.target, key.task)
-                seconds = {**done.seconds, "evaluate": time.perf_counter() - start}
+                stages = Stages(key, self.registry, journal)
+                scores = self._evaluate(self.pair.target, stages)
+                seconds = {**done.seconds, **stages.seconds}
         finally:
             journal.rollback()
             self._require_pristine(journal)
@@ -133,11 +147,17 @@ class CellRunner:
         data = transfer_data(probe, budget, key.seed, report)
         return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
 
-    def _evaluate(self, model: LoadedModel, name: str) -> Sequence[ItemScore]:
-        task = self._task(name)
-        evaluator = self.registry.build(Kind.EVALUATOR, task.evaluator)
-        scores: Sequence[ItemScore] = evaluator.evaluate(model, task, self.plan.split)
-        return scores
+    def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
+        task, split = self._task(stages.key.task), self.plan.split
+        return stages.run(
+            EVALUATE,
+            Kind.EVALUATOR,
+            task.evaluator,
+            lambda evaluator: checked_scores(
+                evaluator.evaluate(model, task, split), task.items(split)
+            ),
+            shown=lambda scores: f"{len(scores)} scores",
+        )
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:

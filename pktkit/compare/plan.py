@@ -48,6 +48,7 @@ class Plan:
         settings: of the probe.
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
+        trace: whether cells carry what plugins did.
     """
 
     pair: PairSpec
@@ -58,6 +59,7 @@ class Plan:
     settings: ProbeSettings = attrs.field(factory=ProbeSettings)
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
+    trace: bool = False
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""

@@ -79,7 +79,9 @@ class RunDirectory:
 
     def append_cell(self, cell: CellResult) -> None:
         """Add a finished cell to `cells.jsonl`; when this returns, it is on the disk."""
-        line = json.dumps(plain(attrs.asdict(cell)), ensure_ascii=False, allow_nan=False)
+        record = attrs.asdict(attrs.evolve(cell, trace=()))
+        del record["trace"]
+        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
         with (self.path / CELLS).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
             file.flush()
