@@ -49,11 +49,12 @@ def test_no_hook_is_invented(reference):
 
 
 def test_protocols_and_records_are_shown_whole(reference):
+    joined = re.sub(r"\(\s+|\s+(?=\))", lambda found: found[0].strip(), reference)
     for name in ("LayerMatcher", "LatentAligner", "KnowledgeInjector", "Evaluator", "Analysis"):
         protocol = getattr(protocols, name)
         [method] = [m for m in vars(protocol) if not m.startswith("_") and m != "Options"]
         shown = str(inspect.signature(getattr(protocol, method))).replace("'", "")
-        assert f"def {method}{shown}:" in reference
+        assert f"def {method}{shown}:" in joined
     for name in ("StageRecord", "CellKey", "ComparisonRecord", "ReportSection", "Figure"):
         body = reference.split(f"class {name}:")[1].split("```")[0]
         for field in attrs.fields(getattr(outcomes, name)):

@@ -12,7 +12,6 @@ import shlex
 from pathlib import Path
 
 import attrs
-import pytest
 from fresh_environments import REPLACED, Environment, fresh_environment
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial-aligner.md"

@@ -97,9 +97,7 @@ def test_a_trail_is_written_only_where_one_is_asked_for(tmp_path, monkeypatch):
 
 def cell(strategy, predictions, seed=0):
     items = task().items("test")
-    scores = [
-        ItemScore(item.id, 0.0, text) for item, text in zip(items, predictions, strict=False)
-    ]
+    scores = [ItemScore(item.id, 0.0, text) for item, text in zip(items, predictions, strict=False)]
     return CellResult(CellKey(strategy, "compose-near", seed), scores=scores)
 
 

@@ -25,9 +25,7 @@ def aligned(probe, layer_map, **options):
 
 def test_without_renewals_it_is_plain_procrustes(probe, registry, layer_map):
     ours = aligned(probe, layer_map, iterations=0)
-    theirs = registry.build(Kind.ALIGNER, Choice("procrustes")).align(
-        probe.pair, layer_map, probe
-    )
+    theirs = registry.build(Kind.ALIGNER, Choice("procrustes")).align(probe.pair, layer_map, probe)
     for block in ours.target_states.blocks:
         states = torch.randn(5, probe.pair.source.anatomy.width)
         torch.testing.assert_close(
