@@ -16,6 +16,7 @@ import attrs
 import pluggy
 
 from pktkit.errors import did_you_mean
+from pktkit.hookspecs import API_VERSION
 from pktkit.installed import (
     BLOCKED,
     BROKEN,
@@ -261,11 +262,13 @@ def _owner(plugins: Plugins, candidates: Sequence[Found]) -> Found | None:
 
 def _load_one(plugins: Plugins, found: Found) -> None:
     """Import one plugin, check it alone, and register it if it is in order."""
-    api, error, started = None, "", time.perf_counter()
+    # What is released together with pktkit knows its API without saying so.
+    api = API_VERSION if found.status.built_in else None
+    error, started = "", time.perf_counter()
     try:
         with stdout_to_stderr(), plugins.trace.event("load", found.status.label) as traced:
             plugin = found.load()
-            api = getattr(plugin, "PKTKIT_API", None)
+            api = getattr(plugin, "PKTKIT_API", api)
             error = objection(plugin, found.status.name, plugins.manager)
             traced.text = f"broken: {error}" if error else ""
             if not error:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.capabilities import capabilities_of
 from pktkit.components import Choice, Component, Kind, Strategy
 from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
 from pktkit.hookspecs import PROJECT
 from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
-from pktkit.options import build_options
+from pktkit.options import build_options, describe_options
 from pktkit.plugins import (
     BROKEN,
     CLASH,
@@ -229,11 +230,8 @@ class Registry:
             UsageError: unknown name, or a recipe that cannot be read.
             PluginError: what is registered is no strategy, or has another name.
         """
-        registered = self.get(Kind.STRATEGY, name)
-        value = self._load(registered)
-        if isinstance(value, (str, pathlib.Path)):
-            value = load_recipe(value)
-        return _checked(registered, value, Strategy)
+        strategy: Strategy = self.value(self.get(Kind.STRATEGY, name))
+        return strategy
 
     def task(self, name: str) -> Task:
         """Return a registered task, freshly made.
@@ -242,10 +240,46 @@ class Registry:
             UsageError: unknown name.
             PluginError: what is registered is no function that returns a task of that name.
         """
-        from pktkit.tasks.base import Task
+        task: Task = self.value(self.get(Kind.TASK, name))
+        return task
 
-        registered = self.get(Kind.TASK, name)
-        return _checked(registered, _called(registered, self._load(registered)), Task)
+    def value(self, registered: Registered) -> Any:
+        """Return what a registration stands for: a class, a `Strategy`, or a `Task` freshly made.
+
+        Raises:
+            UsageError: a strategy's recipe cannot be read.
+            PluginError: it cannot be loaded, or is not what it was registered as.
+        """
+        value = self._load(registered)
+        if registered.kind is Kind.STRATEGY:
+            if isinstance(value, (str, pathlib.Path)):
+                value = load_recipe(value)
+            return _checked(registered, value, Strategy)
+        if registered.kind is Kind.TASK:
+            from pktkit.tasks.base import Task
+
+            return _checked(registered, _called(registered, value), Task)
+        return value
+
+    def require_sound(self, registered: Registered) -> None:
+        """Load a component and check its parts, without building it.
+
+        Raises:
+            UsageError, PluginError: it cannot be used; the message says why.
+        """
+        value = self.value(registered)
+        if registered.kind is Kind.STRATEGY:
+            for kind in (Kind.MATCHER, Kind.ALIGNER, Kind.INJECTOR):
+                choice = getattr(value, kind.value)
+                if choice is not None:
+                    self.get(kind, choice.name)
+        if registered.kind not in _PROTOCOLS:
+            return
+        describe_options(_options_of(registered, value))
+        capabilities_of(value)
+        method = _PROTOCOLS[registered.kind][1]
+        if not callable(getattr(value, method, None)):
+            raise PluginError(f"{registered.label} has no method '{method}'.")
 
     def _load(self, registered: Registered) -> Any:
         return registered.load(self.plugins.trace)
