@@ -42,7 +42,7 @@ class Capabilities:
         self_transfer_tolerance: largest relative error of a model aligned with itself, block by
             block; of a matcher, 0 says that it links every linked block with itself. Where
             `homogeneous` is 0, directions are compared. None promises nothing.
-        monotone: deeper target blocks never read shallower source blocks.
+        monotone: from one target block to the next, a matcher's source blocks never go back.
         strength_option: an injector's option whose value 0 leaves the target as it is.
         saving: how an aligner's maps are saved and read back.
     """

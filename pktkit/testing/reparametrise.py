@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -84,7 +84,7 @@ def rotated(loaded: LoadedModel, rotation: Tensor) -> LoadedModel:
     return loaded
 
 
-def plain_llama(*, seed: int, **sizes: int) -> LoadedModel:
+def plain_llama(*, seed: int, **sizes: Any) -> LoadedModel:
     """Build a tiny Llama whose norms have gain 1, so that it can be turned."""
     loaded = tiny_loaded(ROTATED_FAMILY, seed=seed, **sizes)
     with torch.no_grad():
@@ -101,9 +101,7 @@ def random_rotation(width: int, seed: int) -> Tensor:
     return torch.linalg.qr(draw)[0]
 
 
-def _renumbered_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, numbers: Sequence[int]
-) -> PreTrainedTokenizerFast:
+def _renumbered_tokenizer(tokenizer: Any, numbers: Sequence[int]) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

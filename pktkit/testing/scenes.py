@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import torch
 
 from pktkit.components import Choice
 from pktkit.errors import PairIncompatibleError
+from pktkit.families import Anatomy
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe import Probe
 from pktkit.settings import ProbeSettings
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = 61
 WORDS = VOCABULARY - len(SPECIAL_TOKENS)
-ROWS: Mapping[str, int] = {"train": 10, "align": 24, "extract": 6, "dev": 6, "test": 6}
+ROWS: Mapping[str, int] = {"train": 8, "align": 24, "extract": 4, "dev": 4, "test": 5}
 """Items per split; those of `align` have more tokens than the models have channels."""
 
 MORE_PAIRS = 5
@@ -44,8 +47,12 @@ class ModelSpec:
     sizes: Mapping[str, Any] = attrs.field(factory=dict)
 
     def build(self) -> LoadedModel:
-        """Build the model."""
-        return tiny_loaded(self.family, vocab=VOCABULARY, **self.sizes)
+        """Build the model, the caller's own to change."""
+        return _copied(_pristine(self.family, tuple(sorted(self.sizes.items())), plain=False))
+
+    def plain(self) -> LoadedModel:
+        """Build it with norms of gain 1, as only a Llama can be."""
+        return _copied(_pristine(self.family, tuple(sorted(self.sizes.items())), plain=True))
 
 
 @attrs.frozen(eq=False)
@@ -93,12 +100,12 @@ class Scene:
         """Build the models and a probe that has read nothing yet."""
         models = []
         for side, spec in enumerate((self.source, self.target)):
-            model = plain_llama(**spec.sizes) if self.plain or self.turned else spec.build()
+            model = spec.plain() if self.plain or self.turned else spec.build()
             if self.turned:
                 model = rotated(model, self.rotation(side))
             if self.numbers:
                 model = renumbered(model, self.numbers)
-            model.model.to(self.dtype)
+            model.model.to(dtype=self.dtype)  # type: ignore[call-arg]
             models.append(model)
         models[0].model.requires_grad_(False)
         pair = ModelPair(*models)
@@ -130,9 +137,10 @@ TIED = (
 
 def scenes(subject: Subject) -> Iterator[Scene]:
     """Yield the scenes that a law is tested on, always the same ones."""
-    for source, target in (GROUPED, MIXED, TIED):
+    for source, target in (GROUPED, MIXED):
         yield Scene(source, target)
     if subject.thorough:
+        yield Scene(*TIED)
         from pktkit.testing.strategies import drawn_pairs
 
         for source, target in drawn_pairs(MORE_PAIRS):
@@ -213,6 +221,19 @@ def _item(number: int, length: int) -> Item:
     others = (word(number * 7 + 2), f"{word(number + 3)} {word(number * 2 + 5)}")
     check = {"inputs": [[1, 2], [3]], "outputs": [[2, 1], [3]]}
     return Item(f"i{number}", prompt, answer, tuple(dict.fromkeys((answer, *others))), check)
+
+
+@functools.lru_cache(maxsize=16)
+def _pristine(family: str, sizes: tuple[tuple[str, Any], ...], *, plain: bool) -> LoadedModel:
+    """Build a model that nobody gets: copying one takes a fifth of the time of building it."""
+    if plain:
+        return plain_llama(**dict(sizes))
+    return tiny_loaded(family, vocab=VOCABULARY, **dict(sizes))
+
+
+def _copied(loaded: LoadedModel) -> LoadedModel:
+    model = copy.deepcopy(loaded.model)
+    return attrs.evolve(loaded, model=model, anatomy=Anatomy.of(model))
 
 
 def _described(spec: ModelSpec) -> str:

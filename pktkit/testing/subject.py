@@ -48,7 +48,7 @@ class Subject:
     name: str
     cls: Any
     options: Any = None
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = attrs.field(factory=Capabilities)
     registry: Registry | None = None
     task: Task | None = None
     thorough: bool = False

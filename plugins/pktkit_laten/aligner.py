@@ -14,6 +14,7 @@ import torch
 from attrs import validators
 from torch.nn import functional
 
+from pktkit.capabilities import Capabilities
 from pktkit.encoding import EncodedSplit, collate, padding_id
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.options import option
@@ -115,6 +116,7 @@ class Hypernetwork:
     """
 
     Options = HypernetworkOptions
+    capabilities = Capabilities(vocabulary_permutation_invariant=True)
 
     def __init__(self, options: HypernetworkOptions) -> None:
         self.options = options

@@ -9,6 +9,7 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap, Origin
 from pktkit_laten.attribution import Attribution, AttributionOptions, paired_blocks
@@ -47,6 +48,12 @@ class NeuronAttributionMatcher:
     """
 
     Options = NeuronAttributionOptions
+    capabilities = Capabilities(
+        monotone=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: NeuronAttributionOptions) -> None:
         self.options = options

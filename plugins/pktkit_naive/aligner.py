@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.options import option
 from pktkit.pair import LoadedModel, ModelPair, load_model
@@ -36,6 +37,11 @@ class Truncate:
     """
 
     Options = TruncateOptions
+    capabilities = Capabilities(
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: TruncateOptions) -> None:
         self.options = options
@@ -59,6 +65,11 @@ class SliceByNorm:
     """
 
     Options = SliceOptions
+    capabilities = Capabilities(
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: SliceOptions) -> None:
         self.options = options
@@ -86,6 +97,10 @@ class TaskVector:
     """
 
     Options = TaskVectorOptions
+    capabilities = Capabilities(
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+    )
 
     def __init__(self, options: TaskVectorOptions) -> None:
         self.options = options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.options import option
 from pktkit.values import Injection
@@ -35,6 +36,7 @@ class Overwrite:
     """Writes an alignment's dense updates over the target's parameters."""
 
     Options = OverwriteOptions
+    capabilities = Capabilities(strength_option="strength")
 
     def __init__(self, options: OverwriteOptions) -> None:
         self.options = options
@@ -72,6 +74,7 @@ class Interpolate:
     """
 
     Options = InterpolateOptions
+    capabilities = Capabilities(strength_option="alpha")
 
     def __init__(self, options: InterpolateOptions) -> None:
         self.options = options

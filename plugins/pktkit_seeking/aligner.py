@@ -14,6 +14,7 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError
 from pktkit.options import option
 from pktkit.values import Alignment, LowRankUpdate
@@ -89,6 +90,10 @@ class SensitiveSubmatrix:
     """
 
     Options = SubmatrixOptions
+    capabilities = Capabilities(
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+    )
 
     def __init__(self, options: SubmatrixOptions) -> None:
         self.options = options

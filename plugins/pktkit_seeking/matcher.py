@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError
 from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap
@@ -70,6 +71,12 @@ class SensitivityMatcher:
     """
 
     Options = SensitivityOptions
+    capabilities = Capabilities(
+        monotone=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: SensitivityOptions) -> None:
         self.options = options

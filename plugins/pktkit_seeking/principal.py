@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError
 from pktkit.options import option
 from pktkit.values import Alignment, LowRankUpdate
@@ -67,6 +68,10 @@ class PrincipalDirections:
     """
 
     Options = PrincipalOptions
+    capabilities = Capabilities(
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+    )
 
     def __init__(self, options: PrincipalOptions) -> None:
         self.options = options

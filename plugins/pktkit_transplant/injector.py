@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
@@ -73,6 +74,7 @@ class Transplant:
     """
 
     Options = TransplantOptions
+    capabilities = Capabilities(strength_option="strength")
 
     def __init__(self, options: TransplantOptions) -> None:
         self.options = options

@@ -88,7 +88,7 @@ _ALL = (
     ),
     Law(
         "item-order",
-        "The result does not depend on the order of a split's items; a score stays with its item.",
+        "The result does not depend on the order of a split's items.",
         _POSITIONS,
         (_MATCHER, _ALIGNER),
         needs="item_order_invariant",
@@ -126,7 +126,8 @@ _ALL = (
     ),
     Law(
         "monotone",
-        "Deeper target blocks never read shallower source blocks.",
+        "From one target block to the next, neither the shallowest nor the deepest source block "
+        "goes back.",
         "arXiv 2510.24208, layer pairing",
         (_MATCHER,),
         needs="monotone",
@@ -238,7 +239,7 @@ _ALL = (
     ),
     Law(
         "scores-follow-items",
-        "Items in another order, or fewer of them, keep their scores.",
+        "Items in another order keep their scores.",
         _POSITIONS,
         (_EVALUATOR,),
     ),

@@ -220,8 +220,8 @@ def state_of(model: LoadedModel) -> dict[str, Any]:
     """Describe everything of a model that must not change unnoticed, by name."""
     found: dict[str, Any] = {}
     for name, module in model.model.named_modules():
-        hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
-        hooks += len(module._backward_hooks), len(module._backward_pre_hooks)
+        kinds = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks
+        hooks = tuple(map(len, kinds))
         found[f"module '{name}'"] = (type(module), tuple(sorted(vars(module))), hooks)
         found[f"mode of '{name}'"] = module.training
     for name, parameter in model.model.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import attrs
@@ -74,14 +75,12 @@ def monotone(subject: Subject) -> None:
 
     def law(scene: Scene) -> None:
         found = matched(subject, scene.open())
-        reached = -1
-        for link in found.links:
+        ends = [(min(link.sources), max(link.sources)) for link in found.links]
+        for above, below in itertools.pairwise(ends):
             subject.require(
-                min(link.sources) >= reached,
-                f"{scene}: target block {link.target} reads source block {min(link.sources)}, a "
-                f"shallower one already read {reached}: {found}.",
+                above[0] <= below[0] and above[1] <= below[1],
+                f"{scene}: it goes back from source blocks {above} to {below}: {found}.",
             )
-            reached = max(link.sources) if len(link.sources) == 1 else link.main
 
     on_scenes(subject, law)
 

@@ -8,9 +8,11 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.options import option
 from pktkit.state_maps import AffineMap
+from pktkit_latent.aligners.delivery import MAP_FILE
 from pktkit_latent.aligners.fitting import FittedOptions, fit_alignment
 from pktkit_latent.spectral import RANK_TOLERANCE
 
@@ -139,6 +141,14 @@ class CcaAligner:
     """Maps each linked block through canonical directions of the two spaces."""
 
     Options = CcaOptions
+    capabilities = Capabilities(
+        affine=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.1,
+        saving=MAP_FILE,
+    )
 
     def __init__(self, options: CcaOptions) -> None:
         self.options = options

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pktkit.capabilities import Saving
 from pktkit.errors import UsageError
 from pktkit.paired import PairedStates
 from pktkit.values import Alignment, LayerMap, TargetStates
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pktkit.probe import Probe
+
+MAP_FILE = Saving("save", "pktkit_latent.aligners.map_file:MapFileAligner", "path")
+"""How all aligners that deliver affine maps save them, for their `capabilities`."""
 
 
 def deliver(

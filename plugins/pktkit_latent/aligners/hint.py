@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.state_maps import Readout, identity
 from pktkit.values import Alignment, Interface, LayerMap, Space, TargetStates
@@ -36,6 +37,14 @@ class HintAligner:
     """
 
     Options = HintOptions
+    capabilities = Capabilities(
+        affine=True,
+        homogeneous=1,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: HintOptions) -> None:
         self.options = options

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.state_maps import AffineMap
+from pktkit_latent.aligners.delivery import MAP_FILE
 from pktkit_latent.aligners.fitting import FittedOptions, fit_alignment
 from pktkit_latent.spectral import RANK_TOLERANCE
 
@@ -57,6 +59,14 @@ class ProcrustesAligner:
     """Maps each linked block by a centred semi-orthogonal matrix."""
 
     Options = ProcrustesOptions
+    capabilities = Capabilities(
+        affine=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=1e-5,
+        saving=MAP_FILE,
+    )
 
     def __init__(self, options: ProcrustesOptions) -> None:
         self.options = options

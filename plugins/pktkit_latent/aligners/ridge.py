@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.state_maps import AffineMap
+from pktkit_latent.aligners.delivery import MAP_FILE
 from pktkit_latent.aligners.fitting import FittedOptions, fit_alignment
 from pktkit_latent.spectral import inverse
 
@@ -58,6 +60,14 @@ class RidgeAligner:
     """Maps each linked block by affine least squares with a relative penalty."""
 
     Options = RidgeOptions
+    capabilities = Capabilities(
+        affine=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.05,
+        saving=MAP_FILE,
+    )
 
     def __init__(self, options: RidgeOptions) -> None:
         self.options = options

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.state_maps import identity
 from pktkit.values import Alignment, Interface, LayerMap, Origin, TargetStates
@@ -26,6 +27,14 @@ class SelfAnchor:
     """Placebo: aligns the target to its own frozen states. No source is involved."""
 
     Options = SelfOptions
+    capabilities = Capabilities(
+        affine=True,
+        homogeneous=1,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: SelfOptions) -> None:
         self.options = options

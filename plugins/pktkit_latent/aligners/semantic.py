@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, LayerMap, TargetStates
-from pktkit_latent.aligners.delivery import deliver
+from pktkit_latent.aligners.delivery import MAP_FILE, deliver
 from pktkit_latent.aligners.placebo import placebo_option, seed_option
 from pktkit_latent.digest import tensor_digest
 from pktkit_latent.maps import MAPS, MAPS_VERSION, Heads
@@ -65,6 +66,13 @@ class SemanticAligner:
     """Maps every linked block with ONE matrix from the two LM heads (arXiv 2510.24208)."""
 
     Options = SemanticOptions
+    capabilities = Capabilities(
+        homogeneous=0,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        saving=MAP_FILE,
+    )
 
     def __init__(self, options: SemanticOptions) -> None:
         self.options = options

@@ -9,6 +9,7 @@ import attrs
 import structlog
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.options import option
 from pktkit.similarity import CkaMatrix
@@ -62,6 +63,13 @@ class AffinityMatcher:
     """Gives every target block one source block, monotone in depth, most alike in sum."""
 
     Options = AffinityOptions
+    capabilities = Capabilities(
+        monotone=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: AffinityOptions) -> None:
         self.options = options

@@ -8,6 +8,7 @@ import attrs
 import structlog
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.depth import DepthMatcher, DepthOptions, first_reaching
@@ -44,6 +45,13 @@ class AttributionMatcher:
     """Pairs the source's critical layer, by gradient × activation, with one target block."""
 
     Options = AttributionOptions
+    capabilities = Capabilities(
+        monotone=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: AttributionOptions) -> None:
         self.options = options

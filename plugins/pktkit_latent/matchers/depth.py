@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.restriction import RestrictionOptions, linked_blocks
 
@@ -48,6 +49,13 @@ class DepthMatcher:
     """Pairs every target block with the source block at the same relative depth."""
 
     Options = DepthOptions
+    capabilities = Capabilities(
+        monotone=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: DepthOptions) -> None:
         self.options = options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import structlog
 
+from pktkit.capabilities import Capabilities
 from pktkit.options import option
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.depth import sources_by_depth
@@ -47,6 +48,12 @@ class FisherMatcher:
     """
 
     Options = FisherOptions
+    capabilities = Capabilities(
+        monotone=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: FisherOptions) -> None:
         self.options = options

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.matchers.restriction import RestrictionOptions, linked_blocks
 
@@ -41,6 +42,13 @@ class InterpolatedMatcher:
     """Pairs every target block with the two source blocks around its relative depth."""
 
     Options = InterpolatedOptions
+    capabilities = Capabilities(
+        monotone=True,
+        rotation_equivariant=True,
+        vocabulary_permutation_invariant=True,
+        item_order_invariant=True,
+        self_transfer_tolerance=0.0,
+    )
 
     def __init__(self, options: InterpolatedOptions) -> None:
         self.options = options
