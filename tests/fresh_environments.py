@@ -15,6 +15,9 @@ from pathlib import Path
 
 import attrs
 
+PATIENCE = 800
+"""Seconds for one command, on a machine that is busy with other things."""
+
 REPLACED = ("pktkit", "pytest", "pip")
 """Commands that are run as modules of the environment's interpreter."""
 
@@ -39,7 +42,7 @@ class Environment:
             env={**os.environ, **_QUIET, **variables},
             capture_output=True,
             text=True,
-            timeout=250,
+            timeout=PATIENCE,
         )
 
     def succeed(self, *arguments: str, **variables: str) -> str:
@@ -95,7 +98,7 @@ def build_wheel(project: Path, folder: Path) -> Path:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\nIs hatchling installed?"
     [wheel] = folder.glob("*.whl")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fresh_environments import build_wheel, fresh_environment
 
+pytestmark = pytest.mark.timeout(900)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUICK = ("--no-controls", "--seeds", "1", "--limit", "20", "--set", "budget.steps=3")
 

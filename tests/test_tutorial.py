@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 
 import attrs
+import pytest
 from fresh_environments import REPLACED, Environment, fresh_environment
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial-aligner.md"
@@ -77,6 +78,7 @@ def test_every_block_is_one_that_can_be_executed():
             assert command[0] in REPLACED, shlex.join(command)
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial_works_to_the_letter(tmp_path):
     reader = Reader(fresh_environment(tmp_path))
     for block in blocks():
