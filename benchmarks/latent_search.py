@@ -6,18 +6,20 @@ all controls. Finished cells are kept: the same command again goes on where it s
 
 Run: python benchmarks/latent_search.py run STAGE --out DIRECTORY [--tasks …] [--settings …]
      python benchmarks/latent_search.py table STAGE --out DIRECTORY
+     python benchmarks/latent_search.py plot STAGE --out DIRECTORY --arms … --settings …
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import yaml
 
+from pktkit import statistics
 from pktkit.compare.plan import PairSpec, Plan
 from pktkit.compare.workers import available_cores, run_cells
 from pktkit.components import Strategy
@@ -25,10 +27,13 @@ from pktkit.outcomes import CellResult
 from pktkit.overrides import apply_all
 from pktkit.plugins import PluginSelection
 from pktkit.registry import Registry
-from pktkit.report.records import Comparison, Summary
+from pktkit.report.records import Comparison, Contrast, Summary
 from pktkit.report.rundir import CELLS, RunDirectory
 from pktkit.report.summary import summarise
 from pktkit.zoo import pair_paths
+
+DRAWS = 40_000
+"""Bootstrap draws per contrast: p-values must stay small under correction over whole tables."""
 
 CONFIGURATIONS = Path(__file__).with_name("latent_search.yaml")
 
@@ -39,7 +44,7 @@ class Setting:
 
     Arguments:
         name: for folders and tables.
-        budget: fields of `pktkit.training.Budget`, over the task's own.
+        budget: fields of `pktkit.budget.Budget`, over the task's own.
     """
 
     name: str
@@ -130,17 +135,27 @@ def _complete(plan: Plan, path: Path, cache: Path, jobs: int) -> None:
         print(f"  {result.key.strategy} seed {result.key.seed}: {outcome}", flush=True)
 
 
-def summaries(name: str, out: Path) -> Iterator[tuple[str, Setting, Summary]]:
-    """Yield the summary of every grid point that has cells."""
+def summaries(
+    name: str, out: Path, *, draws: int, only: Collection[str] = ()
+) -> Iterator[tuple[str, Setting, Summary]]:
+    """Yield the summary of every grid point that has cells, of the arms in `only` if any."""
     registry, stage = Registry.discover(), Stage.load(name)
     for task in stage.tasks:
         for setting in stage.settings[task]:
             path = folder(out, name, task, setting)
             if not (path / CELLS).exists():
                 continue
-            strategies = {s.name: s for s in stage.strategies(registry, setting)}
+            strategies = {
+                strategy.name: strategy
+                for strategy in stage.strategies(registry, setting)
+                if not only or strategy.name in only
+            }
             cells = [c for c in RunDirectory(path).cells() if c.key.strategy in strategies]
-            yield task, setting, summarise(cells, roles=_roles(strategies.values(), cells))
+            yield (
+                task,
+                setting,
+                summarise(cells, roles=_roles(strategies.values(), cells), n_boot=draws),
+            )
 
 
 def _roles(strategies: Iterable[Strategy], cells: Sequence[CellResult]) -> dict[str, str]:
@@ -150,7 +165,7 @@ def _roles(strategies: Iterable[Strategy], cells: Sequence[CellResult]) -> dict[
 
 def scores(name: str, out: Path) -> str:
     """Return one Markdown table per task: arms down, data budgets across, mean ± deviation."""
-    found = list(summaries(name, out))
+    found = list(summaries(name, out, draws=1))
     parts = []
     for task in dict.fromkeys(task for task, *_ in found):
         columns = [(s.name, summary.comparisons[0]) for t, s, summary in found if t == task]
@@ -175,36 +190,69 @@ def _cell(comparison: Comparison, arm: str) -> str:
 
 
 def contrasts(name: str, out: Path, arms: Sequence[str], references: Sequence[str]) -> str:
-    """Return a Markdown table of differences in points with intervals and corrected p-values."""
-    lines = [
-        "| task | budget | arm | "
-        + " | ".join(f"− {reference}" for reference in references)
-        + " |",
-        "|:--|--:|:--|" + "--:|" * len(references),
+    """Return a Markdown table of differences in points with 95 % intervals.
+
+    Bold: p below 0.05 after Holm over all rows of the table, for each reference on its own.
+    """
+    found = [
+        (task, setting, summary.comparisons[0], arm)
+        for task, setting, summary in summaries(name, out, draws=DRAWS, only={*arms, *references})
+        for arm in arms
     ]
-    for task, setting, summary in summaries(name, out):
-        comparison = summary.comparisons[0]
-        for arm in arms:
-            cells = [_difference(comparison, arm, reference) for reference in references]
-            if any(cell != "–" for cell in cells):
-                lines.append(f"| {task} | {setting.name} | {arm} | " + " | ".join(cells) + " |")
+    columns = [_column(reference, [(c, arm) for *_, c, arm in found]) for reference in references]
+    heading = " | ".join(f"− {reference}" for reference in references)
+    lines = [
+        f"| task | budget | arm | {heading} |",
+        "|:--|:--|:--|" + "--:|" * len(references),
+    ]
+    for row, (task, setting, _, arm) in enumerate(found):
+        cells = [column[row] for column in columns]
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {task} | {setting.name} | {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _difference(comparison: Comparison, arm: str, reference: str) -> str:
-    for contrast in comparison.contrasts_of(arm):
-        if contrast.reference == reference:
-            low, high = contrast.interval.low, contrast.interval.high
-            text = f"{contrast.points:+.1f} [{low:+.1f}, {high:+.1f}]"
-            separable = contrast.claim.value != "not separable"
-            return f"**{text}**" if separable else text
-    return "–"
+def _column(reference: str, rows: Sequence[tuple[Comparison, str]]) -> list[str]:
+    """Return one reference's cells, corrected over all of them."""
+    contrasts = [
+        next((c for c in comparison.contrasts_of(arm) if c.reference == reference), None)
+        for comparison, arm in rows
+    ]
+    adjusted = iter(statistics.holm([c.p for c in contrasts if c is not None]))
+    return ["–" if c is None else _difference(c, next(adjusted)) for c in contrasts]
+
+
+def _difference(contrast: Contrast, adjusted: float) -> str:
+    low, high = contrast.interval.low, contrast.interval.high
+    text = f"{contrast.points:+.1f} [{low:+.1f}, {high:+.1f}]"
+    separable = adjusted < contrast.alpha and not low <= 0.0 <= high
+    return f"**{text}**" if separable else text
+
+
+def curves(name: str, out: Path, arms: Sequence[str], settings: Sequence[str]) -> bytes:
+    """Return learning curves as PNG: one panel per task, data budgets across, a line per arm."""
+    from pktkit.plotting import Line, Panel, lines
+
+    found = list(summaries(name, out, draws=1, only=arms))
+    panels = []
+    for task in dict.fromkeys(task for task, *_ in found):
+        of_task = {s.name: summary.comparisons[0] for t, s, summary in found if t == task}
+        shown = [setting for setting in settings if setting in of_task]
+        values = {arm: [_mean(of_task[setting], arm) for setting in shown] for arm in arms}
+        drawn = [Line(arm, values[arm], style) for style, arm in enumerate(arms)]
+        panels.append(Panel(task, shown, drawn))
+    return lines(panels, label="score %", across="data budget (rows)")
+
+
+def _mean(comparison: Comparison, arm: str) -> float:
+    means = [row.mean for row in comparison.rows if row.strategy == arm]
+    return float("nan") if not means or means[0] is None else means[0]
 
 
 def main() -> None:
-    """Run a stage, or print its tables."""
+    """Run a stage, print its tables, or draw its learning curves."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("action", choices=("run", "table", "plot"))
     parser.add_argument("stage")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", default="")
@@ -216,6 +264,11 @@ def main() -> None:
     split = lambda text: [part for part in text.split(",") if part]  # noqa: E731
     if given.action == "run":
         run(given.stage, given.out, split(given.tasks), split(given.settings), given.jobs)
+        return
+    if given.action == "plot":
+        path = given.out / f"{given.stage}.png"
+        path.write_bytes(curves(given.stage, given.out, split(given.arms), split(given.settings)))
+        print(path)
         return
     print(scores(given.stage, given.out))
     print()

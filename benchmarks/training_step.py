@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from pktkit import zoo
+from pktkit.budget import Budget
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair, load_pair
@@ -29,7 +30,7 @@ from pktkit.registry import Registry
 from pktkit.state_maps import Readout, identity
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
-from pktkit.training import Budget, TransferData
+from pktkit.training import TransferData
 from pktkit.values import Alignment, Interface, Space, TargetStates
 
 Arm = Callable[[TransferData], None]

@@ -88,7 +88,7 @@ class Strategy:
         role: one of `ROLES`; all but `method` stand beside every comparison.
         placebo_of: for a placebo, the methods whose ingredient it takes away; empty for all.
         isolates: for a placebo, that ingredient, to follow "profits from".
-        budget: fields of `pktkit.training.Budget` that the method itself fixes.
+        budget: fields of `pktkit.budget.Budget` that the method itself fixes.
         summary, reference: for listings and reports.
     """
 

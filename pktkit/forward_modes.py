@@ -23,7 +23,7 @@ _MARKS = (
 
 
 def autocast(kind: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of a forward pass; `kind` is one of `pktkit.training.AUTOCAST`."""
+    """Return the context of a forward pass; `kind` is one of `pktkit.budget.AUTOCAST`."""
     import torch
 
     if kind == "none":

@@ -83,8 +83,7 @@ def installed_plugins() -> Iterator[Found]:
     seen = set()
     for distribution in metadata.distributions():
         try:
-            name = distribution.metadata["Name"] or ""
-            version = distribution.version or ""
+            name, version = _header(distribution)
         except Exception:
             continue
         key = name.lower().replace("_", "-")
@@ -99,6 +98,18 @@ def installed_plugins() -> Iterator[Found]:
             continue
         for point in points:
             yield Found(PluginStatus(point.name, name, version, value=point.value), point.load)
+
+
+def _header(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return a distribution's name and version.
+
+    Not by `distribution.metadata`: parsing whole descriptions of everything that is installed
+    takes longer than the rest of loading plugins.
+    """
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    lines = text.partition("\n\n")[0].splitlines()
+    fields = {key.lower(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    return fields.get("name", ""), fields.get("version", "")
 
 
 def _raiser(message: str) -> Callable[[], Any]:

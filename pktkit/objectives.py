@@ -11,8 +11,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pktkit.gradients import StepView
     from pktkit.probe import LogitReader, Probe
-    from pktkit.training import StepView
 
 
 class OutputTerm(Protocol):

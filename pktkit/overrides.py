@@ -118,7 +118,7 @@ def _options(strategy: Strategy, stage: str) -> Mapping[str, Any]:
 def _options_class(strategy: Strategy, stage: str, registry: Registry) -> tuple[str, type]:
     """Return the options class behind a stage of a strategy, and how to name it in errors."""
     if stage == "budget":
-        from pktkit.training import Budget
+        from pktkit.budget import Budget
 
         return f"strategy '{strategy.name}': budget", Budget
     choice: Choice = getattr(strategy, stage)

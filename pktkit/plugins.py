@@ -205,7 +205,9 @@ def load_plugins(
         trace: told about every load and every hook call.
     """
     selection = selection or PluginSelection()
-    installed = list(installed_plugins())
+    installed = sorted(
+        installed_plugins(), key=lambda found: (found.status.name, found.status.distribution)
+    )
     plugins = Plugins(
         notices=tuple(selection.unknown([found.status for found in installed])),
         trace=trace or Trace(),

@@ -4,82 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import validators
 
-from pktkit.encoding import collate, padding_id
-from pktkit.errors import NonFiniteError, UsageError
-from pktkit.forward_modes import autocast, checkpointing
-from pktkit.recording import forward, record
+from pktkit.errors import UsageError
+from pktkit.forward_modes import checkpointing
+from pktkit.gradients import Gradient, require_finite
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from pktkit.encoding import Batch
+    from pktkit.budget import Budget
+    from pktkit.gradients import Objective
     from pktkit.pair import LoadedModel
     from pktkit.probe import Probe
-    from pktkit.recording import Recording
-
-SCHEDULES = ("constant", "linear", "cosine")
-AUTOCAST = ("none", "bfloat16")
-LABELS = ("gold", "source")
-
-
-@attrs.frozen
-class Budget:
-    """How much a transfer may see and compute; the same for all arms of a comparison.
-
-    Arguments:
-        rows: training rows drawn from the task's `train` split; 0 takes them all.
-        steps: optimiser steps.
-        batch_size: rows per step.
-        learning_rate: peak learning rate of AdamW.
-        schedule: shape after the warm-up, one of `SCHEDULES`.
-        warmup: share of the steps with linearly rising learning rate.
-        weight_decay: of AdamW.
-        clip: largest gradient norm.
-        accumulate: micro-batches a step is split into.
-        autocast: `"bfloat16"` computes the target's forward pass in that precision, with weights
-            and optimiser in their own; `"none"` does not.
-        checkpointing: keep block inputs only and compute the rest again in the backward pass.
-        labels: what the drawn rows are answered with: `"gold"`, or what the `"source"` itself
-            answers (label-free transfer).
-        unlabelled: further prompts of the `train` split, answered by the source.
-    """
-
-    rows: int = attrs.field(default=0, validator=validators.ge(0))
-    steps: int = attrs.field(default=200, validator=validators.ge(1))
-    batch_size: int = attrs.field(default=16, validator=validators.ge(1))
-    learning_rate: float = attrs.field(default=1e-3, validator=validators.gt(0))
-    schedule: str = attrs.field(default="cosine", validator=validators.in_(SCHEDULES))
-    warmup: float = attrs.field(
-        default=0.05, validator=validators.and_(validators.ge(0), validators.le(1))
-    )
-    weight_decay: float = attrs.field(default=0.0, validator=validators.ge(0))
-    clip: float = attrs.field(default=1.0, validator=validators.gt(0))
-    accumulate: int = attrs.field(default=1, validator=validators.ge(1))
-    autocast: str = attrs.field(default="none", validator=validators.in_(AUTOCAST))
-    checkpointing: bool = False
-    labels: str = attrs.field(default="gold", validator=validators.in_(LABELS))
-    unlabelled: int = attrs.field(default=0, validator=validators.ge(0))
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a 0-based step."""
-        rising = max(1, round(self.warmup * self.steps))
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        share = (step - rising) / max(1, self.steps - rising)
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - share)
-        if self.schedule == "cosine":
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-        return self.learning_rate
 
 
 @attrs.frozen(eq=False)
@@ -99,33 +40,6 @@ class TransferData:
     budget: Budget
     seed: int
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None
-
-
-@attrs.frozen(eq=False)
-class StepView:
-    """What an objective sees of one micro-batch.
-
-    Arguments:
-        batch: the rows.
-        logits: `[tokens, V]` at the predicting positions.
-        recording: states of the recorded blocks at the same positions.
-        share: how much of the run is done, 0 to 1.
-    """
-
-    batch: Batch
-    logits: Tensor
-    recording: Recording
-    share: float
-
-
-class Objective(Protocol):
-    """The loss of one run."""
-
-    def blocks(self, share: float) -> Sequence[int]:
-        """Return the target blocks whose states are needed at this point of the run."""
-
-    def terms(self, view: StepView) -> Mapping[str, Tensor]:
-        """Return weighted loss terms; their sum is minimised."""
 
 
 @attrs.frozen(eq=False)
@@ -214,49 +128,31 @@ def train(
         NonFiniteError: a loss or gradient is not finite; names step and items.
         StrategyError: the budget asks for checkpointing, which the target cannot do.
     """
-    import torch
-
-    budget, split = data.budget, data.probe.encoded("train")
     beside = auxiliary or Auxiliary()
     called = target.model if model is None else model
-    pad, device = padding_id(target.tokenizer), parameters[0].device
-    optimiser = _optimiser(parameters, beside, budget)
-    groups = row_order(data.rows, budget.batch_size, data.seed)
-    tokens, history = 0, []
+    gradient = Gradient(target, called, objective, data, parameters[0].device)
+    optimiser = _optimiser(parameters, beside, data.budget)
+    groups = row_order(data.rows, data.budget.batch_size, data.seed)
+    history = []
     with (
         _training_mode(called, data.seed),
-        checkpointing(target, on=budget.checkpointing),
+        checkpointing(target, on=data.budget.checkpointing),
         _restored_flags(parameters),
     ):
-        for step in range(budget.steps):
-            share = step / budget.steps
-            for group, multiple in zip(optimiser.param_groups, (1.0, beside.rate), strict=False):
-                group["lr"] = budget.rate(step) * multiple
-            _let_move(parameters, active(share))
-            sums: dict[str, float] = defaultdict(float)
-            rows = next(groups)
-            parts = [rows[i :: budget.accumulate] for i in range(budget.accumulate)]
-            supervised = sum(split.items[row].supervised_count for row in rows)
-            for part in (p for p in parts if p):
-                batch = collate(split, part, pad_id=pad, device=device)
-                tokens += batch.tokens
-                weight = (
-                    len(batch.gold) / supervised
-                )  # so that parts add up to the mean over tokens
-                terms = _loss_terms(called, target, batch, objective, share, budget.autocast)
-                loss = torch.stack(list(terms.values())).sum() * weight
-                _require_finite(loss, "loss", step, batch)
-                loss.backward()
-                for name, term in terms.items():
-                    sums[name] += float(term.detach()) * weight
-            for clipped in (parameters, beside.parameters):
-                norm = torch.nn.utils.clip_grad_norm_(clipped, budget.clip)
-                _require_finite(norm, "gradient", step, batch)
+        for step, rows in zip(range(data.budget.steps), groups, strict=False):
+            _let_move(parameters, active(step / data.budget.steps))
+            _set_rates(optimiser, data.budget.rate(step), beside.rate)
+            done = gradient.accumulate(rows, step)
+            _clip((parameters, beside.parameters), data.budget.clip, step, done.ids)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            history.append(sums)
-            data.progress(step + 1, budget.steps, sum(sums.values()))
-    return TrainingLog(budget.steps, tokens, _by_tenths(history))
+            history.append(done)
+            data.progress(step + 1, data.budget.steps, sum(done.losses.values()))
+    return TrainingLog(
+        steps=data.budget.steps,
+        tokens=sum(done.tokens for done in history),
+        losses=_by_tenths([done.losses for done in history]),
+    )
 
 
 @contextlib.contextmanager
@@ -298,21 +194,21 @@ def _optimiser(
     )
 
 
-def _loss_terms(
-    called: Any,
-    target: LoadedModel,
-    batch: Batch,
-    objective: Objective,
-    share: float,
-    precision: str,
-) -> Mapping[str, Tensor]:
-    """Run the model in the precision asked for; losses are computed outside of it."""
-    with (
-        record(target.anatomy, objective.blocks(share), batch) as recording,
-        autocast(precision, batch.input_ids.device),
-    ):
-        logits = forward(called, batch)
-    return objective.terms(StepView(batch, logits, recording, share))
+def _set_rates(optimiser: torch.optim.Optimizer, rate: float, multiple: float) -> None:
+    """Set the learning rate of the target's parameters, and a multiple of it for those beside."""
+    for group, factor in zip(optimiser.param_groups, (1.0, multiple), strict=False):
+        group["lr"] = rate * factor
+
+
+def _clip(
+    groups: Sequence[Sequence[nn.Parameter]], largest: float, step: int, ids: Sequence[str]
+) -> None:
+    """Limit the gradient norm of each group on its own."""
+    import torch
+
+    for parameters in groups:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+        require_finite(norm, "gradient", step, ids)
 
 
 def _let_move(parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None) -> None:
@@ -330,15 +226,6 @@ def _restored_flags(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
-
-
-def _require_finite(value: torch.Tensor, what: str, step: int, batch: Batch) -> None:
-    if not bool(value.detach().isfinite()):
-        listed = ", ".join(batch.ids[:4]) + (" …" if len(batch.ids) > 4 else "")
-        raise NonFiniteError(
-            f"the {what} is {float(value.detach()):g} at step {step + 1}, batch of items {listed}. "
-            "Lower the learning rate, or try --dtype float32."
-        )
 
 
 def _by_tenths(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.boundary import checked_alignment, checked_injection, checked_layer_map
+from pktkit.budget import Budget
 from pktkit.components import Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.journal import Journal
@@ -15,7 +16,7 @@ from pktkit.options import build_options
 from pktkit.outcomes import CellKey
 from pktkit.shapes import alignment_shapes, injection_figures
 from pktkit.stages import ALIGN, INJECT, MATCH, Stages
-from pktkit.training import Budget
+from pktkit.stages import seeded as seeded
 from pktkit.values import Alignment, Injection, LayerMap
 
 if TYPE_CHECKING:

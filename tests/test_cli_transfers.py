@@ -146,7 +146,7 @@ def test_saved_logits_equal_those_in_memory(tmp_path):
     pair = load_pair(*map(str, pair_paths()))
     strategy, task = registry.strategy("naive"), registry.task("compose")
     probe = Probe(pair, task, settings=ProbeSettings(max_length=64))
-    _run(strategy, pair, probe, registry, seed=0, out=tmp_path / "model")
+    _run(strategy, probe, registry, seed=0, out=tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     ids = torch.arange(4, 36).reshape(2, 16)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
+from pktkit.budget import Budget
 from pktkit.compare import cells as cells_module
 from pktkit.compare.cells import CellRunner
 from pktkit.compare.plan import PairSpec, Plan, choose_strategies, choose_task, parse_seeds
@@ -23,7 +24,6 @@ from pktkit.pair import save_model
 from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.report import RunDirectory
-from pktkit.training import Budget
 from pktkit.transfer import budget_for, transfer_rows
 from pktkit.values import Injection
 

@@ -379,7 +379,7 @@ def test_a_comparison_of_two_tokenizers_fails_only_where_it_must(monkeypatch):
     monkeypatch.setattr(cells_module, "choose_task", lambda registry, name: task)
     pair = pair_with(kinds()["sentencepiece"], kinds()["byte-level"])
     pair.source.model.requires_grad_(False)
-    monkeypatch.setattr(CellRunner, "_load", lambda self: pair)
+    monkeypatch.setattr(PairSpec, "load", lambda self: pair)
     plan = Plan(PairSpec("s", "t"), strategies, ("sentences",), (0,))
     runner = CellRunner(plan, registry=registry)
     arms = ("source", "latent", "latent-v1", "random", "shuffled", "identity-self", "sft", "kd")

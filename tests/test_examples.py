@@ -10,12 +10,13 @@ import attrs
 import pytest
 from tiny_transfers import pair_of, word_task
 
+from pktkit.budget import Budget
 from pktkit.components import Kind
 from pktkit.journal import Journal
 from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
-from pktkit.training import Budget, TransferData
+from pktkit.training import TransferData
 from pktkit.transfer import run_transfer
 
 ROOT = Path(__file__).parent.parent

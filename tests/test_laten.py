@@ -30,7 +30,8 @@ from pktkit.probe import Probe
 from pktkit.recording import record
 from pktkit.registry import Registry
 from pktkit.testing import tiny_loaded
-from pktkit.values import Alignment, LayerMap, SparseUpdate
+from pktkit.updates import SparseUpdate
+from pktkit.values import Alignment, LayerMap
 from pktkit_laten.aligner import Hypernetwork, HypernetworkOptions, _Alignment
 from pktkit_laten.functional import injected
 from pktkit_laten.hypernetwork import build, deltas, schedule

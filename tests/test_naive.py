@@ -24,7 +24,8 @@ from pktkit.pair import save_model
 from pktkit.probe import Probe
 from pktkit.slicing import NormSlicer, rotary_channels, rotary_placement
 from pktkit.testing import tiny_loaded
-from pktkit.values import Alignment, DenseUpdate, LayerLink, LayerMap
+from pktkit.updates import DenseUpdate
+from pktkit.values import Alignment, LayerLink, LayerMap
 from pktkit_naive.aligner import (
     SliceByNorm,
     SliceOptions,

@@ -25,7 +25,8 @@ from pktkit.options import build_options
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.testing import tiny_loaded
-from pktkit.values import Alignment, LowRankUpdate
+from pktkit.updates import LowRankUpdate
+from pktkit.values import Alignment
 from pktkit_seeking.aligner import WINDOWS, SensitiveSubmatrix, SubmatrixOptions
 from pktkit_seeking.factors import factors, kept_energy
 from pktkit_seeking.injector import LoraStart, LoraStartOptions, module_starts

@@ -412,32 +412,40 @@ def test_truncation_is_the_best_of_its_rank_and_hidden_coordinates_are_left_out(
     assert reciprocal(torch.tensor([2.0, 0.0, -4.0])).tolist() == [0.5, 0.0, -0.25]
 
 
-def refused(pair, alignment, error, match, **options):
-    before = snapshot(pair.target)
-    with pytest.raises(error, match=match):
-        transplant(pair, alignment, **options)
-    assert same_bits(pair.target, before)
-
-
 def test_what_cannot_be_transplanted_is_refused_and_the_target_untouched():
     pair = twins("llama")
     links, eye = layer_map(pair, 0, 1, 2), torch.eye(32, dtype=torch.float64)
     maps = dict.fromkeys(range(3), eye)
-    refused(pair, Alignment("none", links), StrategyError, "aligner 'none' gave none")
-    refused(pair, stated(pair, {0: identity}, links), StrategyError, "'identity'")
-    refused(
-        pair, stated(pair, maps, links, interface=Interface.CONTRIBUTION), UsageError, "residual"
-    )
-    refused(pair, stated(pair, maps, links, space=Space.ORIGIN), UsageError, "origin space")
-    refused(pair, stated(pair, maps, links, origin=Origin.TARGET), UsageError, "itself")
-    refused(pair, stated(pair, maps, links, shuffle_items=True), UsageError, "other items")
-    refused(pair, stated(pair, maps, links), UsageError, r"rank 17.*16 × 32.*'k'.*16", rank=17)
-    refused(pair, stated(pair, {2: eye}, layer_map(pair, 0)), UsageError, "nothing to rewrite")
     nan = eye.clone()
     nan[3, 3] = float("nan")
-    refused(pair, stated(pair, {0: eye, 1: nan}, links), NonFiniteError, "block 1")
+    whole = stated(pair, maps, links)
+    contribution = stated(pair, maps, links, interface=Interface.CONTRIBUTION)
+    before = snapshot(pair.target)
+    for alignment, options, error, message in (
+        (Alignment("none", links), {}, StrategyError, "aligner 'none' gave none"),
+        (stated(pair, {0: identity}, links), {}, StrategyError, "'identity'"),
+        (contribution, {}, UsageError, "residual"),
+        (stated(pair, maps, links, space=Space.ORIGIN), {}, UsageError, "origin space"),
+        (stated(pair, maps, links, origin=Origin.TARGET), {}, UsageError, "itself"),
+        (stated(pair, maps, links, shuffle_items=True), {}, UsageError, "other items"),
+        (whole, {"rank": 17}, UsageError, r"rank 17.*16 × 32.*'k'.*16"),
+        (stated(pair, {2: eye}, layer_map(pair, 0)), {}, UsageError, "nothing to rewrite"),
+        (stated(pair, {0: eye, 1: nan}, links), {}, NonFiniteError, "block 1"),
+    ):
+        with pytest.raises(error, match=message):
+            transplant(pair, alignment, **options)
+        assert same_bits(pair.target, before), message
+
+
+def test_a_source_that_is_not_finite_is_refused_and_the_target_untouched():
+    pair = twins("llama")
+    links = layer_map(pair, 0, 1, 2)
+    alignment = stated(pair, dict.fromkeys(range(3), torch.eye(32).double()), links)
     pair.source.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
-    refused(pair, stated(pair, maps, links), NonFiniteError, "not finite")
+    before = snapshot(pair.target)
+    with pytest.raises(NonFiniteError, match="not finite"):
+        transplant(pair, alignment)
+    assert same_bits(pair.target, before)
 
 
 def test_overflow_on_dev_is_an_error_that_names_the_strength():
@@ -477,9 +485,10 @@ def test_mechanisms_that_differ_are_named_with_the_modules_that_remain(families,
     pair = pair_of(*families)
     matrix = torch.randn(32, 48).double()
     maps = stated(pair, {0: matrix}, layer_map(pair, 0))
-    refused(pair, maps, PairIncompatibleError, what)
-    with pytest.raises(PairIncompatibleError) as caught:
+    before = snapshot(pair.target)
+    with pytest.raises(PairIncompatibleError, match=what) as caught:
         transplant(pair, maps)
+    assert same_bits(pair.target, before)
     rest = str(caught.value).split("injector.modules=")[1].rstrip(".").split(",")
     assert rest and set(rest) < set(PROJECTIONS)
     transplant(pair, maps, modules=rest)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktkit.errors import NonFiniteError, UsageError
-from pktkit_seeking import window as window_module
+from pktkit_seeking import search
 from pktkit_seeking.picks import NOTHING, Picks, marginals, rowcol_picks, top
 from pktkit_seeking.window import best_window, random_window
 
@@ -67,10 +67,58 @@ def test_summed_area_search_equals_brute_force(data):
     assert (window.row, window.column) == brute_force(scores, height, width)
 
 
+def looped(scores, height, width):
+    """Evaluate every position in Python over an fp64 summed-area table; strictly larger wins."""
+    table = torch.nn.functional.pad(scores.double().cumsum(0).cumsum(1), (1, 0, 1, 0)).numpy()
+    best, place = -1.0, None
+    for i in range(table.shape[0] - height):
+        for j in range(table.shape[1] - width):
+            total = table[i + height, j + width] - table[i, j + width]
+            total = total - table[i + height, j] + table[i, j]
+            if total > best:
+                best, place = total, (i, j)
+    return place
+
+
+@pytest.mark.parametrize("shape", [(60, 70), (20, 75), (1, 1), (61, 5), (61, 80)])
+@pytest.mark.parametrize("heavy_tailed", [False, True])
+def test_search_equals_a_loop_over_a_summed_area_table(shape, heavy_tailed):
+    generator = torch.Generator().manual_seed(sum(shape))
+    scores = torch.rand(61, 80, generator=generator)
+    if heavy_tailed:
+        scores = (torch.randn(61, 80, generator=generator) * 3).exp()
+    window = best_window(scores, shape)
+    assert (window.row, window.column) == looped(scores, *shape)
+    total = float(scores.double().sum())
+    assert search.largest_by_far(scores, shape, (1, 1), total) == (window.row, window.column)
+    assert search.first_of_largest(scores, shape, (1, 1), total) == (window.row, window.column)
+
+
+def test_rounded_sums_leave_what_they_cannot_tell_to_integers():
+    one = torch.zeros(6, 9)
+    one[2, 3] = 1.0
+    assert search.largest_by_far(one, (1, 1), (1, 1), 1.0) == (2, 3)
+    assert search.largest_by_far(one, (1, 2), (1, 1), 1.0) is None
+    assert search.largest_by_far(one, (2, 1), (1, 1), 1.0) is None
+    assert search.first_of_largest(one, (2, 2), (1, 1), 1.0) == (1, 2)
+    close = torch.full((1, 9), 1.0, dtype=torch.float64)
+    close[0, 4] += 2**-50
+    assert search.largest_by_far(close, (1, 1), (1, 1), 9.0) is None
+    assert search.first_of_largest(close, (1, 1), (1, 1), 9.0) == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_keep_their_bits(dtype):
+    scores = torch.rand(12, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = scores.clone()
+    best_window(scores, (4, 3))
+    assert torch.equal(scores, before)
+
+
 @pytest.mark.parametrize("band", [1, 50, 10_000])
 def test_bands_do_not_change_the_choice(monkeypatch, band):
     scores = torch.rand(40, 33, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr(window_module, "BAND", band)
+    monkeypatch.setattr(search, "BAND", band)
     window = best_window(scores, (7, 5))
     assert (window.row, window.column) == brute_force(scores.tolist(), 7, 5)
     coarse = best_window(scores, (8, 4), steps=(8, 4))

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from pktkit.budget import Budget
 from pktkit.components import Choice
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe import Probe
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
-from pktkit.training import Budget, TransferData
+from pktkit.training import TransferData
 from pktkit.values import LayerLink, LayerMap
 
 SOURCE = {"width": 48, "blocks": 4, "heads": 6, "kv_heads": 3, "ffn": 72}

@@ -17,7 +17,7 @@ import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import chosen_pair, model_options
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.cli.tables import table
 from pktkit.components import Choice, Kind
 from pktkit.errors import UsageError, did_you_mean, unknown_name
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.registry import Registry
 
-DEFAULT_TASK = "compose"
 ALL = "all"
 EVERY = "analysis"
 """What stands before the dot of a `--set` that is meant for every analysis that has the option."""
@@ -78,13 +77,7 @@ def analyze(
     app: AppContext,
     names: tuple[str, ...],
     task_name: str | None,
-    source: str | None,
-    target: str | None,
-    dtype: str,
-    device: str,
-    max_length: int,
-    cache: Path | None,
-    state_dtype: str,
+    models: ModelChoice,
     seed: int,
     split: str,
     limit: int | None,
@@ -101,28 +94,17 @@ def analyze(
 
     logs.configure(app.verbosity)
     registry = app.registry
-    source, target, embedded = chosen_pair(source, target)
-    if task_name is None and not embedded:
-        raise UsageError("--task is needed with --source and --target, e.g. --task rows.jsonl.")
+    wanted = models.task_name(task_name)
     choices = apply_overrides(choose_analyses(registry, names or (ALL,)), overrides, registry)
-    task = choose_task(registry, task_name or DEFAULT_TASK)
-    items = task.items(split)[:limit]
+    task = choose_task(registry, wanted)
+    task = attrs.evolve(task, splits={**task.splits, split: task.items(split)[:limit]})
     directory = out or Path("runs") / f"analysis-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     require_writable(directory)
 
-    from pktkit.analysis import AnalysisContext, run_analyses
-    from pktkit.pair import load_pair
-    from pktkit.probe import Probe, ProbeSettings, ReadingCache
+    from pktkit.analysis import AnalysisContext
 
-    pair = load_pair(source, target, dtype=dtype, device=device)
-    task = attrs.evolve(task, splits={**task.splits, split: items})
-    settings = ProbeSettings(max_length=max_length, state_dtype=state_dtype)
-    probe = Probe(pair, task, settings=settings, cache=ReadingCache(cache))
-    context = AnalysisContext(probe, registry, seed, split)
-    outcomes = []
-    for outcome in run_analyses(choices, context, lambda choice: _announce(app, choice)):
-        _print(outcome)
-        outcomes.append(outcome)
+    context = AnalysisContext(models.probe(task), registry, seed, split)
+    outcomes = _run(app, choices, context)
     failures = [outcome.error for outcome in outcomes if outcome.error is not None]
     if len(failures) < len(outcomes):
         write(directory, outcomes, context)
@@ -133,6 +115,17 @@ def analyze(
     if failures:
         raise failures[0]
     return 0
+
+
+def _run(app: AppContext, choices: Sequence[Choice], context: AnalysisContext) -> list[Outcome]:
+    """Run analyses, and show each as soon as it is done."""
+    from pktkit.analysis import run_analyses
+
+    outcomes = []
+    for outcome in run_analyses(choices, context, lambda choice: _announce(app, choice)):
+        _print(outcome)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def choose_analyses(registry: Registry, names: Sequence[str]) -> list[Choice]:

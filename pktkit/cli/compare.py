@@ -7,18 +7,52 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import chosen_pair, model_options, names
-from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, UsageError
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
+from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 
 if TYPE_CHECKING:
-    from pktkit.compare.plan import Plan
-    from pktkit.registry import Registry
+    from collections.abc import Sequence
 
-DEFAULT_TASK = "compose"
+    from pktkit.compare.plan import Plan
+    from pktkit.components import Choice
+    from pktkit.report.records import Summary
+    from pktkit.report.rundir import RunDirectory
+
+
+@attrs.frozen
+class Request:
+    """What the options of a comparison were given; its models are a `ModelChoice`.
+
+    Arguments:
+        strategies: comma list of names or recipe files.
+        tasks: comma list of names or files of rows; None for the embedded pair's.
+        seeds: a count, or a comma list.
+        overrides: each `[STRATEGY:]STAGE.OPTION=VALUE`.
+        controls: whether baselines and placebos stand beside.
+        split: where scores are read.
+        analyses: comma list of analyses to add; None for none.
+        limit: items scored per task; None for all.
+        jobs: worker processes; 0 for none, None chooses.
+        form: how the result is written to stdout.
+        out: run directory; None for a new one under `runs`.
+    """
+
+    strategies: str
+    tasks: str | None
+    seeds: str
+    overrides: tuple[str, ...]
+    controls: bool
+    split: str
+    analyses: str | None
+    limit: int | None
+    jobs: int | None
+    form: str
+    out: Path | None
 
 
 @click.command()
@@ -63,130 +97,91 @@ DEFAULT_TASK = "compose"
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; new or empty.")
 @pass_app
-def compare(
-    app: AppContext,
-    strategies: str,
-    tasks: str | None,
-    seeds: str,
-    source: str | None,
-    target: str | None,
-    dtype: str,
-    device: str,
-    max_length: int,
-    cache: Path | None,
-    state_dtype: str,
-    overrides: tuple[str, ...],
-    controls: bool,
-    split: str,
-    analyses: str | None,
-    limit: int | None,
-    jobs: int | None,
-    form: str,
-    out: Path | None,
-) -> int:
+@gathered("request", Request)
+def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     """Compare strategies with each other, with baselines and with placebos.
 
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
     always shown. Without models, the embedded pair is used.
     """
     from pktkit.cli.analyze import choose_analyses
-    from pktkit.cli.progress import CellDisplay
     from pktkit.compare.preview import announce
-    from pktkit.compare.run import Watcher, run_comparison
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
     logs.configure(app.verbosity)
-    chosen = choose_analyses(app.registry, names(analyses)) if analyses is not None else []
-    plan = _plan(
-        app.registry,
-        strategies=strategies,
-        tasks=tasks,
-        seeds=seeds,
-        models=chosen_pair(source, target),
-        dtype=dtype,
-        device=device,
-        max_length=max_length,
-        state_dtype=state_dtype,
-        overrides=overrides,
-        controls=controls,
-        split=split,
-        limit=limit,
-        app=app,
-    )
-    directory = RunDirectory.create(out or _default_directory())
-    cells = plan.cells()
+    named = request.analyses
+    analyses = choose_analyses(app.registry, names(named)) if named is not None else []
+    plan = _plan(app, models, request)
+    directory = RunDirectory.create(request.out or _default_directory())
     if app.verbosity >= 0:
         click.echo(announce(plan), err=True)
-    with CellDisplay(len(cells), quiet=app.verbosity < 0) as display:
+    summary = _watched(app, plan, directory, analyses, jobs=request.jobs, cache=models.cache)
+    click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
+    if app.verbosity >= 0:
+        click.echo(f"wrote    {directory.path}", err=True)
+    return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
+
+
+def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
+    """Check everything that can be checked before a model is loaded."""
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
+    from pktkit.components import Kind
+    from pktkit.overrides import apply_all
+    from pktkit.transfer import budget_for
+
+    registry = app.registry
+    wanted = names(models.task_name(request.tasks))
+    tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
+    chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
+    if request.overrides:
+        chosen = apply_all(chosen, request.overrides, registry)
+    for name in tasks:
+        task = choose_task(registry, name)
+        registry.get(Kind.EVALUATOR, task.evaluator.name)
+        for strategy in chosen:
+            budget_for(task, strategy)
+    return Plan(
+        pair=models.pair,
+        strategies=tuple(chosen),
+        tasks=tuple(tasks),
+        seeds=parse_seeds(request.seeds),
+        split=request.split,
+        settings=models.settings,
+        selection=app.selection,
+        item_limit=request.limit,
+        trace=app.trace_plugins,
+    )
+
+
+def _watched(
+    app: AppContext,
+    plan: Plan,
+    directory: RunDirectory,
+    analyses: Sequence[Choice],
+    *,
+    jobs: int | None,
+    cache: Path | None,
+) -> Summary:
+    """Run a plan under a progress display; say what remains of a run that is stopped."""
+    from pktkit.cli.progress import CellDisplay
+    from pktkit.compare.run import Watcher, run_comparison
+
+    with CellDisplay(len(plan.cells()), quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished, display.analysing)
         try:
-            summary = run_comparison(
+            return run_comparison(
                 plan,
                 app.registry,
                 directory,
                 jobs=jobs,
                 watcher=watcher,
                 cache=cache,
-                analyses=chosen,
+                analyses=analyses,
             )
         except KeyboardInterrupt:
             click.echo(f"stopped  finished cells are in {directory.path}", err=True)
             raise
-    click.echo(render(summary, form, styled=wants_colour(sys.stdout)), nl=False)
-    if app.verbosity >= 0:
-        click.echo(f"wrote    {directory.path}", err=True)
-    return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
-
-
-def _plan(
-    registry: Registry,
-    *,
-    app: AppContext,
-    strategies: str,
-    tasks: str | None,
-    seeds: str,
-    models: tuple[str, str, bool],
-    dtype: str,
-    device: str,
-    max_length: int,
-    state_dtype: str,
-    overrides: tuple[str, ...],
-    controls: bool,
-    split: str,
-    limit: int | None,
-) -> Plan:
-    """Check everything that can be checked before a model is loaded."""
-    from pktkit.compare.plan import PairSpec, Plan, choose_strategies, choose_task, parse_seeds
-    from pktkit.components import Kind
-    from pktkit.overrides import apply_all
-    from pktkit.settings import ProbeSettings
-    from pktkit.transfer import budget_for
-
-    source, target, embedded = models
-    if tasks is None and not embedded:
-        raise UsageError("--task is needed with --source and --target, e.g. --task rows.jsonl.")
-    wanted = names(tasks or DEFAULT_TASK)
-    chosen_tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
-    chosen = choose_strategies(registry, names(strategies), controls=controls)
-    if overrides:
-        chosen = apply_all(chosen, overrides, registry)
-    for name in chosen_tasks:
-        task = choose_task(registry, name)
-        registry.get(Kind.EVALUATOR, task.evaluator.name)
-        for strategy in chosen:
-            budget_for(task, strategy)
-    return Plan(
-        pair=PairSpec(source, target, dtype, device),
-        strategies=tuple(chosen),
-        tasks=tuple(chosen_tasks),
-        seeds=parse_seeds(seeds),
-        split=split,
-        settings=ProbeSettings(max_length=max_length, state_dtype=state_dtype),
-        selection=app.selection,
-        item_limit=limit,
-        trace=app.trace_plugins,
-    )
 
 
 def _default_directory() -> Path:

@@ -10,12 +10,11 @@ import attrs
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import chosen_pair, model_options
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.errors import UsageError
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy
-    from pktkit.pair import ModelPair
     from pktkit.probe import Probe
     from pktkit.registry import Registry
 
@@ -26,7 +25,9 @@ RECORD = "transfer.json"
 @click.command()
 @click.option("--strategy", required=True, help="A registered strategy or a recipe file (.yaml).")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty.")
-@click.option("--task", "task_name", help="Task or file of rows. Default, embedded: compose.")
+@click.option(
+    "--task", "task_name", help=f"Task or file of rows. Default, embedded: {DEFAULT_TASK}."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @model_options
 @click.option(
@@ -43,13 +44,7 @@ def transfer(
     out: Path,
     task_name: str | None,
     seed: int,
-    source: str | None,
-    target: str | None,
-    dtype: str,
-    device: str,
-    max_length: int,
-    cache: Path | None,
-    state_dtype: str,
+    models: ModelChoice,
     overrides: tuple[str, ...],
 ) -> None:
     """Transfer knowledge into the target and write it as a checkpoint.
@@ -62,31 +57,21 @@ def transfer(
     from pktkit.overrides import apply_all
 
     log, registry = app.log, app.registry
-    source, target, embedded = chosen_pair(source, target)
-    if task_name is None and not embedded:
-        raise UsageError("--task is needed with --source and --target, e.g. --task rows.jsonl.")
+    wanted = models.task_name(task_name)
     chosen = choose_strategies(registry, [strategy], controls=False)[:1]
     if overrides:
         chosen = apply_all(chosen, overrides, registry)
     if chosen[0].injector is None:
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
-    task = choose_task(registry, task_name or "compose")
+    task = choose_task(registry, wanted)
     require_writable(out)
-
-    from pktkit.pair import load_pair
-    from pktkit.probe import Probe, ProbeSettings, ReadingCache
-
-    pair = load_pair(source, target, dtype=dtype, device=device)
-    settings = ProbeSettings(max_length=max_length, state_dtype=state_dtype)
-    probe = Probe(pair, task, settings=settings, cache=ReadingCache(cache))
-    record = _run(chosen[0], pair, probe, registry, seed=seed, out=out)
+    record = _run(chosen[0], models.probe(task), registry, seed=seed, out=out)
     log.info("transferred", strategy=strategy, **record["summary"])
     click.echo(f"wrote    {out}")
 
 
 def _run(
     strategy: Strategy,
-    pair: ModelPair,
     probe: Probe,
     registry: Registry,
     *,
@@ -98,7 +83,7 @@ def _run(
     from pktkit.pair import save_model
     from pktkit.transfer import budget_for, run_transfer, transfer_data
 
-    task = probe.task
+    pair, task = probe.pair, probe.task
     budget = budget_for(task, strategy)
     data = transfer_data(probe, budget, seed)
     with Journal(pair.target) as journal:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pktkit.components import Strategy
     from pktkit.outcomes import ItemScore
-    from pktkit.pair import LoadedModel, ModelPair
+    from pktkit.pair import LoadedModel
     from pktkit.probe import Probe
     from pktkit.tasks.base import Task
 
@@ -58,16 +58,10 @@ class CellRunner:
         self._events: list[TraceEvent] = []
         if plan.trace:
             self.registry.plugins.trace = Trace(self._events.append)
-        self.pair = self._load()
+        self.pair = self.plan.pair.load()
         self._cache = cache
         self._tasks: dict[str, Task] = {}
         self._probes: dict[str, Probe] = {}
-
-    def _load(self) -> ModelPair:
-        from pktkit.pair import load_pair
-
-        spec = self.plan.pair
-        return load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
         """Run one cell; expected errors become its result, and the target is as before after."""
@@ -94,8 +88,7 @@ class CellRunner:
         journal = Journal(model)
         stages = Stages(key, self.registry, journal)
         try:
-            with journal:
-                scores = self._evaluate(model, stages)
+            scores = self._evaluate(model, stages)
         finally:
             self._require_pristine(journal)
         return CellResult(key, scores=scores, seconds=stages.seconds)
@@ -107,7 +100,8 @@ class CellRunner:
         try:
             with journal:
                 done = self._transfer(key, strategy, journal, progress)
-                stages = Stages(key, self.registry, journal)
+                # A journal of its own: what the injector wrote must not change any more.
+                stages = Stages(key, self.registry, Journal(self.pair.target))
                 scores = self._evaluate(self.pair.target, stages)
                 seconds = {**done.seconds, **stages.seconds}
         finally:
@@ -127,7 +121,7 @@ class CellRunner:
             journal.verify()
         except JournalError as error:
             log.warning("target was changed behind the journal, loading it again", what=str(error))
-            self.pair = self._load()
+            self.pair = self.plan.pair.load()
             self._probes.clear()
 
     def _transfer(

@@ -15,6 +15,7 @@ from pktkit.plugins import PluginSelection
 from pktkit.settings import ProbeSettings
 
 if TYPE_CHECKING:
+    from pktkit.pair import ModelPair
     from pktkit.registry import Registry
     from pktkit.tasks.base import Task
 
@@ -33,6 +34,16 @@ class PairSpec:
     target: str
     dtype: str = "float32"
     device: str = "cpu"
+
+    def load(self) -> ModelPair:
+        """Load both models.
+
+        Raises:
+            PktkitError: a model cannot be loaded, or the two do not go together.
+        """
+        from pktkit.pair import load_pair
+
+        return load_pair(self.source, self.target, dtype=self.dtype, device=self.device)
 
 
 @attrs.frozen

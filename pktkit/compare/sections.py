@@ -44,11 +44,9 @@ def analysed(
     if not analyses:
         return []
     from pktkit.analysis import AnalysisContext, run_analyses
-    from pktkit.pair import load_pair
     from pktkit.probe import Probe, ReadingCache
 
-    spec = plan.pair
-    pair = load_pair(spec.source, spec.target, dtype=spec.dtype, device=spec.device)
+    pair = plan.pair.load()
     sections = []
     for name in plan.tasks:
         probe = Probe(

@@ -90,7 +90,7 @@ class Task:
         card: what the task measures.
         max_new_tokens: how far generation may go.
         template: how prompt and answer are joined, see `pktkit.encoding.TEMPLATES`.
-        budget: fields of `pktkit.training.Budget` that suit the task.
+        budget: fields of `pktkit.budget.Budget` that suit the task.
     """
 
     name: str

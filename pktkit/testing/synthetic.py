@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from pktkit.state_maps import AffineMap
-from pktkit.values import (
-    Alignment,
-    DenseUpdate,
-    Interface,
-    LowRankUpdate,
-    SparseUpdate,
-    TargetStates,
-)
+from pktkit.updates import DenseUpdate, LowRankUpdate, SparseUpdate
+from pktkit.values import Alignment, Interface, TargetStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
 
 from pktkit.adapters import LoraShape
 from pktkit.capacity import TRAINED, trainable
+from pktkit.errors import unknown_name
+from pktkit.families import PROJECTIONS
 from pktkit.objectives import OUTPUT_TERMS, OutputObjective
 from pktkit.options import option
 from pktkit.training import train
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from pktkit.pair import LoadedModel
     from pktkit.training import TransferData
 
+MODULES = (*PROJECTIONS, "embed", "head")
+
+
+def _known_modules(instance: object, attribute: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    for name in value:
+        if name not in MODULES:
+            raise unknown_name("module", name, MODULES)
+
 
 @attrs.frozen
 class FineTuneOptions:
@@ -28,7 +39,9 @@ class FineTuneOptions:
     train: str = option("full", "What may move: all weights, or a LoRA adapter.", choices=TRAINED)
     rank: int = option(16, "LoRA rank.", validator=validators.ge(1))
     alpha: float = option(16.0, "LoRA alpha; the update is scaled by alpha / rank.")
-    modules: tuple[str, ...] = option((), "Projections that carry LoRA; empty for all.")
+    modules: tuple[str, ...] = option(
+        (), "Projections that carry LoRA; empty for all.", validator=_known_modules
+    )
 
 
 class FineTuneInjector:

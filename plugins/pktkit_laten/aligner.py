@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pktkit.capabilities import Capabilities
 from pktkit.encoding import EncodedSplit, collate, padding_id
-from pktkit.errors import NonFiniteError, UsageError
+from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.options import option
 from pktkit.recording import forward, record
 from pktkit.values import Alignment, LayerMap, Origin
@@ -39,11 +39,19 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
-    from pktkit.values import SparseUpdate
+    from pktkit.updates import SparseUpdate
 
 MODULES = tuple(HALVES)
 
 _rate = validators.and_(validators.gt(0), validators.le(1))
+
+
+def _known_modules(instance: object, attribute: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    if not value:
+        raise UsageError(f"modules names no projection. Choose from {', '.join(MODULES)}.")
+    for name in value:
+        if name not in MODULES:
+            raise unknown_name("module", name, MODULES)
 
 
 @attrs.frozen
@@ -63,9 +71,7 @@ class HypernetworkOptions(AttributionOptions):
     modules: tuple[str, ...] = option(
         MODULES,
         "Projections that receive, out of up down v o.",
-        validator=validators.and_(
-            validators.min_len(1), validators.deep_iterable(validators.in_(MODULES))
-        ),
+        validator=_known_modules,
     )
     transfer_rate: float = option(
         0.1, "Share of the target's neurons per block that receive.", validator=_rate

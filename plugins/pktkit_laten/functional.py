@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pktkit.families import Anatomy, Projection
-    from pktkit.values import SparseUpdate
+    from pktkit.updates import SparseUpdate
 
 
 @contextlib.contextmanager

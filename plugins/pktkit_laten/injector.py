@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
     from pktkit.training import TransferData
-    from pktkit.values import Alignment, SparseUpdate
+    from pktkit.updates import SparseUpdate
+    from pktkit.values import Alignment
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ projection that feeds it: with grouped queries, row k of the key-value head that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import attrs
 import torch
 
 from pktkit.errors import UsageError
-from pktkit.values import SparseUpdate
+from pktkit.updates import SparseUpdate
 from pktkit_laten.reading import Half
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def transfer_count(pair: ModelPair, half: Half, rate: float) -> int:
     if count < 1:
         raise UsageError(
             f"a transfer rate of {rate:g} picks none of the {available} {half} neurons of a target "
-            f"block; it must be at least {1 / available:.2g}."
+            f"block; it must be at least {math.ceil(1e4 / available) / 1e4:g}."
         )
     return min(count, neuron_count(pair.source.anatomy, half))
 

@@ -124,7 +124,7 @@ def pktkit_knowledge_injectors() -> list[Component]:
 def pktkit_strategies() -> list[Component]:
     """Register the recipes and their placebos."""
     return [
-        _strategy("latent", "LATENT", "all blocks of the residual stream, by the logit-lens map"),
+        _strategy("latent", "LATENT", "all blocks, by the logit-lens map, fading out; with KL"),
         _strategy("latent-v1", "LATENT_V1", "as published: one block, cosine losses, LoRA", _PAPER),
         _strategy(
             "latent-fisher",

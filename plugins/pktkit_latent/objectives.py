@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pktkit.encoding import Batch
+    from pktkit.gradients import StepView
     from pktkit.pair import LoadedModel
-    from pktkit.training import StepView, TransferData
+    from pktkit.training import TransferData
     from pktkit_latent.steering_options import SteeringOptions
 
 

@@ -43,17 +43,9 @@ LATENT_LENS = Strategy(
     name="latent-lens",
     matcher=Choice("depth"),
     aligner=Choice("semantic", {"map": "lens", "interface": "residual"}),
-    injector=Choice("all-blocks"),
+    injector=Choice("all-blocks", {"layer_weight": 5.0}),
     summary="residual stream of all blocks steered by the logit-lens map, with cross-entropy",
     reference="our settings, chosen on dev",
-)
-
-LATENT_HINT = attrs.evolve(
-    LATENT_LENS,
-    name="latent-hint",
-    aligner=Choice("hint", {"interface": "residual"}),
-    summary="all blocks steered through learned readouts that predict the source's states",
-    reference="arXiv 1412.6550, with our settings chosen on dev",
 )
 
 LATENT_RIDGE = attrs.evolve(
@@ -63,14 +55,35 @@ LATENT_RIDGE = attrs.evolve(
     summary="all blocks steered by maps fitted to the two models' present states",
 )
 
-LATENT = attrs.evolve(LATENT_LENS, name="latent")
+LATENT_HINT = Strategy(
+    name="latent-hint",
+    matcher=Choice("depth"),
+    aligner=Choice("hint", {"interface": "residual"}),
+    injector=Choice(
+        "all-blocks", {"layer_weight": 20.0, "layer_schedule": "linear", "output": "both"}
+    ),
+    summary="all blocks steered through learned readouts that predict the source's states",
+    reference="arXiv 1412.6550, with our settings chosen on dev",
+)
+
+_LENS = {"map": "lens", "fold_norm": True, "interface": "residual"}
+_FADING = {"layer_weight": 5.0, "layer_schedule": "linear"}
+
+LATENT = Strategy(
+    name="latent",
+    matcher=Choice("depth"),
+    aligner=Choice("semantic", _LENS),
+    injector=Choice("all-blocks", {**_FADING, "output": "both"}),
+    summary="all blocks steered by the logit-lens map, fading out, beside labels and outputs",
+    reference="docs/results.md: chosen on dev, confirmed on test",
+)
 
 _PLACEBO = attrs.evolve(LATENT, role="placebo", placebo_of=("latent",), reference="")
 
 RANDOM = attrs.evolve(
     _PLACEBO,
     name="random",
-    aligner=Choice("semantic", {"map": "lens", "interface": "residual", "placebo": "random-map"}),
+    aligner=Choice("semantic", {**_LENS, "placebo": "random-map"}),
     isolates="the meaning of its map",
     summary="placebo: latent with a meaningless map of equal norm",
 )
@@ -78,10 +91,8 @@ RANDOM = attrs.evolve(
 SHUFFLED = attrs.evolve(
     _PLACEBO,
     name="shuffled",
-    aligner=Choice(
-        "semantic", {"map": "lens", "interface": "residual", "placebo": "shuffled-items"}
-    ),
-    isolates="what the source computes for the item at hand",
+    aligner=Choice("semantic", {**_LENS, "placebo": "shuffled-items"}),
+    isolates="the source's states of the item at hand",
     summary="placebo: latent with the source states of other items",
 )
 
@@ -89,6 +100,7 @@ IDENTITY_SELF = attrs.evolve(
     _PLACEBO,
     name="identity-self",
     aligner=Choice("self", {"interface": "residual"}),
+    injector=Choice("all-blocks", {**_FADING, "output": "cross-entropy"}),
     isolates="the source as a whole",
     summary="placebo: the target anchored to its own frozen states, no source",
 )

@@ -16,7 +16,8 @@ from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.options import option
 from pktkit.pair import LoadedModel, ModelPair, load_model
 from pktkit.slicing import LeadingSlicer, NormSlicer, Slicer
-from pktkit.values import Alignment, DenseUpdate, LayerMap
+from pktkit.updates import DenseUpdate
+from pktkit.values import Alignment, LayerMap
 from pktkit_naive.draft import Draft
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from pktkit.values import Alignment
 
 
+def share_option(default: float, doc: str) -> Any:
+    """Declare how much of the new values an injector takes, 0 to 1."""
+    return option(default, doc, validator=validators.and_(validators.ge(0), validators.le(1)))
+
+
 @attrs.frozen
 class OverwriteOptions:
     """Settings of overwriting."""
 
-    strength: float = option(
-        1.0,
-        "Share s of the new value: W becomes (1 - s) W + s V.",
-        validator=validators.and_(validators.ge(0), validators.le(1)),
-    )
+    strength: float = share_option(1.0, "Share s of the new value: W becomes (1 - s) W + s V.")
 
 
 class Overwrite:
@@ -50,19 +51,15 @@ class Overwrite:
             UsageError: the alignment holds no dense updates.
             JournalError: an update names no parameter, has another shape or is not finite.
         """
-        strength = self.options.strength
-        write(alignment, journal, strength, "overwrite")
-        return injected("overwrite", alignment, journal, {"strength": strength})
+        return write(alignment, journal, "overwrite", "strength", self.options.strength)
 
 
 @attrs.frozen
 class InterpolateOptions:
     """Settings of interpolation."""
 
-    alpha: float = option(
-        0.5,
-        "Share α of the new value, from 0 (the target) to 1 (overwriting).",
-        validator=validators.and_(validators.ge(0), validators.le(1)),
+    alpha: float = share_option(
+        0.5, "Share α of the new value, from 0 (the target) to 1 (overwriting)."
     )
 
 
@@ -88,12 +85,20 @@ class Interpolate:
             UsageError: the alignment holds no dense updates.
             JournalError: an update names no parameter, has another shape or is not finite.
         """
-        write(alignment, journal, self.options.alpha, "interpolate")
-        return injected("interpolate", alignment, journal, {"alpha": self.options.alpha})
+        return write(alignment, journal, "interpolate", "alpha", self.options.alpha)
 
 
-def write(alignment: Alignment, journal: Journal, share: float, injector: str) -> None:
+def write(
+    alignment: Alignment, journal: Journal, injector: str, setting: str, share: float
+) -> Injection:
     """Blend every dense update into the target.
+
+    Arguments:
+        alignment: holds the updates.
+        journal: through which they are written.
+        injector: its name.
+        setting: the name of its option for the share.
+        share: how much of the new values is taken, 0 to 1.
 
     Raises:
         UsageError: the alignment holds no dense updates, or one of another shape.
@@ -107,16 +112,10 @@ def write(alignment: Alignment, journal: Journal, share: float, injector: str) -
     for update in alignment.dense:
         parameter = journal.parameter(update.parameter).detach()
         journal.write(update.parameter, blended(parameter, update.value, share))
-
-
-def injected(
-    method: str, alignment: Alignment, journal: Journal, settings: dict[str, float]
-) -> Injection:
-    """Report what was written."""
     return Injection(
-        method=method,
+        method=injector,
         diagnostics={
-            **settings,
+            setting: share,
             "parameters_written": len(alignment.dense),
             "parameters_changed": len(journal.changed()),
         },

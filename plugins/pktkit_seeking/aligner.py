@@ -17,7 +17,8 @@ from attrs import validators
 from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError
 from pktkit.options import option
-from pktkit.values import Alignment, LowRankUpdate
+from pktkit.updates import LowRankUpdate
+from pktkit.values import Alignment
 from pktkit_seeking.coherent import coherent_plan
 from pktkit_seeking.factors import SVD, factors, kept_energy
 from pktkit_seeking.matrices import source_matrices

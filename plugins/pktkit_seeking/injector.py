@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
     from pktkit.training import TransferData
-    from pktkit.values import Alignment, LowRankUpdate
+    from pktkit.updates import LowRankUpdate
+    from pktkit.values import Alignment
 
 
 @attrs.frozen

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pktkit_seeking.modules import Shape
-from pktkit_seeking.window import BAND, finite_total
+from pktkit_seeking.search import BAND
+from pktkit_seeking.window import finite_total
 
 NOTHING = -1
 """Index of a row or column that the source has nothing for; it stays zero."""

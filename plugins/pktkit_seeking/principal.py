@@ -13,7 +13,8 @@ from attrs import validators
 from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError
 from pktkit.options import option
-from pktkit.values import Alignment, LowRankUpdate
+from pktkit.updates import LowRankUpdate
+from pktkit.values import Alignment
 from pktkit_seeking.factors import SIGMA, SVD, factors, kept_energy
 from pktkit_seeking.matrices import canonical
 from pktkit_seeking.modules import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pktkit.errors import PairIncompatibleError, UsageError
+from pktkit.errors import PairIncompatibleError, UsageError, unknown_name
 from pktkit.families import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -62,6 +62,18 @@ def activation(anatomy: Anatomy) -> str:
     names = ("hidden_activation", "hidden_act", "activation_function")
     found = next((getattr(config, n) for n in names if getattr(config, n, None)), "none")
     return "gelu" if str(found).startswith("gelu") else str(found)
+
+
+def require_modules(target: Anatomy, modules: Iterable[str]) -> None:
+    """Refuse a projection that the target's family lacks; all kinds together mean those it has.
+
+    Raises:
+        UsageError: names the family and its projections.
+    """
+    asked = tuple(modules)
+    for name in asked:
+        if name not in target.projection_names and set(asked) != set(PROJECTIONS):
+            raise unknown_name(f"module of family '{target.family}'", name, target.projection_names)
 
 
 def require_rank(target: Anatomy, modules: Iterable[str], rank: int | None) -> None:

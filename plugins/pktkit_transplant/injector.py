@@ -8,18 +8,18 @@ import attrs
 from attrs import validators
 
 from pktkit.capabilities import Capabilities
-from pktkit.errors import NonFiniteError, UsageError
+from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
 from pktkit.values import Injection
 from pktkit_transplant.bases import changes
 from pktkit_transplant.blocks import Deltas, transplanted
-from pktkit_transplant.fitness import require_rank, require_same_mechanism
+from pktkit_transplant.fitness import require_modules, require_rank, require_same_mechanism
 from pktkit_transplant.maps import residual_maps
 from pktkit_transplant.strength import Tried, blended, search
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
@@ -35,6 +35,16 @@ def _share_or_auto(instance: object, attribute: attrs.Attribute[object], value: 
         return
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{attribute.name} must be a number from 0 to 1, or auto, got {value!r}.")
+
+
+def _known_modules(
+    instance: object, attribute: attrs.Attribute[object], value: Sequence[str]
+) -> None:
+    if not value:
+        raise UsageError(f"modules names no projection. Choose from {', '.join(PROJECTIONS)}.")
+    for name in value:
+        if name not in PROJECTIONS:
+            raise unknown_name("module", name, PROJECTIONS)
 
 
 @attrs.frozen
@@ -59,7 +69,7 @@ class TransplantOptions:
     modules: tuple[str, ...] = option(
         PROJECTIONS,
         "Projections to rewrite, out of q k v o gate up down.",
-        validator=validators.deep_iterable(validators.in_(PROJECTIONS)),
+        validator=_known_modules,
     )
     dev_rows: int = option(
         256, "Rows of the dev split that strength auto looks at.", validator=validators.ge(1)
@@ -86,8 +96,8 @@ class Transplant:
 
         Raises:
             StrategyError: the alignment has no maps that can be inverted.
-            UsageError: the maps are of something else than the residual stream, or the rank is
-                above a matrix.
+            UsageError: the maps are of something else than the residual stream, a module asked
+                for is none of the family's, or the rank is above a matrix.
             PairIncompatibleError: halves of the blocks compute different things.
             NonFiniteError: a map, a state, a new weight or a loss is not finite.
         """
@@ -114,6 +124,7 @@ class Transplant:
         options, source = self.options, data.probe.pair.source.anatomy
         maps = residual_maps(alignment)
         require_same_mechanism(source, target.anatomy, options.modules)
+        require_modules(target.anatomy, options.modules)
         require_rank(target.anatomy, options.modules, options.rank)
         assert alignment.target_states is not None
         layer_map = alignment.target_states.layer_map

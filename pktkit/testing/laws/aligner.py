@@ -21,7 +21,8 @@ from pktkit.testing.laws.common import TOLERANCE, Observed, Test, distance
 from pktkit.testing.needs import needed
 from pktkit.testing.scenes import Opened, Scene, on_scenes, one_to_one, turnable
 from pktkit.testing.subject import NotApplicable, Subject
-from pktkit.values import Alignment, Origin, Space, SparseUpdate, TargetStates
+from pktkit.updates import SparseUpdate
+from pktkit.values import Alignment, Origin, Space, TargetStates
 
 TOKENS = 7
 EXAMPLES = 12

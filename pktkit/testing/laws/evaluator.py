@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import torch
 
+from pktkit.errors import PktkitError
 from pktkit.generation import generate
 from pktkit.outcomes import ItemScore
 from pktkit.pair import LoadedModel
@@ -89,6 +90,28 @@ def bounded_scores(subject: Subject) -> None:
     on_scenes(subject, law)
 
 
+def degenerate_data(subject: Subject) -> None:
+    """Test the law of that name: one item, and items that are all alike."""
+
+    def law(scene: Scene) -> None:
+        opened = scene.open()
+        task = task_of(subject, opened)
+        first, count = task.items(SPLIT)[0], len(task.items(SPLIT))
+        alike = [attrs.evolve(first, id=f"{first.id}-{i}") for i in range(count)]
+        for what, items in (("one item", [first]), ("equal items", alike)):
+            try:
+                found = evaluated(subject, opened, _with(task, items))
+            except PktkitError:
+                continue
+            for score in found:
+                subject.require(
+                    math.isfinite(score.score),
+                    f"{scene}, {what}: item '{score.item}' scores {score.score}.",
+                )
+
+    on_scenes(subject, law)
+
+
 def padding(subject: Subject) -> None:
     """Test the law of that name: every item alone."""
 
@@ -134,7 +157,7 @@ TESTS: Mapping[str, Test] = {
     "deterministic": common.deterministic(observe),
     "target-unchanged": common.unchanged(observe, "target"),
     "serialisable": common.serialisable(observe),
-    "degenerate-data": common.degenerate_data(observe),
+    "degenerate-data": degenerate_data,
     "padding": padding,
     "one-score-per-item": one_score_per_item,
     "bounded-scores": bounded_scores,

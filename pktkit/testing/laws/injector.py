@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from pktkit.budget import Budget
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
@@ -23,7 +24,7 @@ from pktkit.testing.laws.common import Observed, Test, differences, state_of
 from pktkit.testing.scenes import Opened, Scene, on_scenes, words
 from pktkit.testing.subject import Subject
 from pktkit.testing.synthetic import alignment_of
-from pktkit.training import Budget, TransferData
+from pktkit.training import TransferData
 from pktkit.values import Alignment, Injection
 
 BUDGET = Budget(steps=4, batch_size=2, learning_rate=1e-2)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from pktkit.budget import Budget
 from pktkit.components import Kind, Strategy
-from pktkit.errors import JournalError
+from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.recipe import dump_recipe, parse_recipe
 from pktkit.registry import Registry
-from pktkit.stages import seeded
 from pktkit.testing.laws import common
 from pktkit.testing.laws.common import Observed, Test, differences, state_of
 from pktkit.testing.laws.injector import (
@@ -24,8 +24,7 @@ from pktkit.testing.laws.injector import (
 )
 from pktkit.testing.scenes import Opened, Scene, on_scenes
 from pktkit.testing.subject import NotApplicable, Subject
-from pktkit.training import Budget
-from pktkit.transfer import Transferred, run_transfer, transfer_data
+from pktkit.transfer import Transferred, run_transfer, seeded, transfer_data
 
 _STAGES = (Kind.MATCHER, Kind.ALIGNER, Kind.INJECTOR)
 
@@ -73,11 +72,14 @@ def observe(subject: Subject, opened: Opened) -> Observed:
 def well_formed(subject: Subject) -> None:
     """Test the law of that name."""
     strategy, registry = subject.cls, registry_of(subject)
-    for kind in _STAGES:
-        choice = getattr(strategy, kind.value)
-        if choice is not None:
-            registry.build(kind, seeded(registry, kind, choice, SEED))
-    build_options(Budget, strategy.budget, f"budget of strategy '{strategy.name}'")
+    try:
+        for kind in _STAGES:
+            choice = getattr(strategy, kind.value)
+            if choice is not None:
+                registry.build(kind, seeded(registry, kind, choice, SEED))
+        build_options(Budget, strategy.budget, f"budget of strategy '{strategy.name}'")
+    except PktkitError as error:
+        subject.require(False, str(error))
     subject.require(
         strategy.aligner is None or strategy.injector is not None,
         "it aligns, but no injector takes the alignment.",

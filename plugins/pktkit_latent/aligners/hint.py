@@ -7,25 +7,20 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.capabilities import Capabilities
-from pktkit.options import option
-from pktkit.state_maps import Readout, identity
-from pktkit.values import Alignment, Interface, LayerMap, Space, TargetStates
-from pktkit_latent.aligners.delivery import deliver
+from pktkit.state_maps import Readout
+from pktkit_latent.aligners.mapless import MaplessOptions, deliver_unmapped
 from pktkit_latent.aligners.placebo import mapless_placebo_option
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.values import Alignment, LayerMap
 
 
 @attrs.frozen
-class HintOptions:
+class HintOptions(MaplessOptions):
     """Settings of the hint aligner."""
 
-    interface: Interface = option(
-        Interface.RESIDUAL, "Where states are read: residual stream or block contribution."
-    )
-    split: str = option("align", "Split whose tokens the figures are computed on.")
     placebo: str = mapless_placebo_option("hint")
 
 
@@ -55,15 +50,12 @@ class HintAligner:
         Raises:
             PairIncompatibleError: the tokenizers differ.
         """
-        widths = pair.target.anatomy.width, pair.source.anatomy.width
-        blocks = [link.target for link in layer_map.links]
-        states = TargetStates(
-            maps=dict.fromkeys(blocks, identity),
-            layer_map=layer_map,
-            interface=self.options.interface,
-            space=Space.ORIGIN,
-            readouts=dict.fromkeys(blocks, Readout(*widths)),
-        )
-        return deliver(
-            "hint", states, probe, split=self.options.split, placebo=self.options.placebo
+        readout = Readout(pair.target.anatomy.width, pair.source.anatomy.width)
+        return deliver_unmapped(
+            "hint",
+            layer_map,
+            probe,
+            self.options,
+            placebo=self.options.placebo,
+            readouts={link.target: readout for link in layer_map.links},
         )

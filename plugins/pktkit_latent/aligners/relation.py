@@ -7,25 +7,19 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.capabilities import Capabilities
-from pktkit.options import option
-from pktkit.state_maps import identity
-from pktkit.values import Alignment, Interface, LayerMap, Space, TargetStates
-from pktkit_latent.aligners.delivery import deliver
+from pktkit_latent.aligners.mapless import MaplessOptions, deliver_unmapped
 from pktkit_latent.aligners.placebo import mapless_placebo_option
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.values import Alignment, LayerMap
 
 
 @attrs.frozen
-class RelationOptions:
+class RelationOptions(MaplessOptions):
     """Settings of the relation aligner."""
 
-    interface: Interface = option(
-        Interface.RESIDUAL, "Where states are read: residual stream or block contribution."
-    )
-    split: str = option("align", "Split whose tokens the figures are computed on.")
     placebo: str = mapless_placebo_option("relation")
 
 
@@ -55,12 +49,6 @@ class RelationAligner:
         Raises:
             PairIncompatibleError: the tokenizers differ.
         """
-        states = TargetStates(
-            maps={link.target: identity for link in layer_map.links},
-            layer_map=layer_map,
-            interface=self.options.interface,
-            space=Space.ORIGIN,
-        )
-        return deliver(
-            "relation", states, probe, split=self.options.split, placebo=self.options.placebo
+        return deliver_unmapped(
+            "relation", layer_map, probe, self.options, placebo=self.options.placebo
         )

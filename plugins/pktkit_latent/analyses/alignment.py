@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 
 from pktkit import plotting
 from pktkit.analysis import AnalysisResult, Table
@@ -16,14 +15,11 @@ from pktkit.errors import PktkitError, StrategyError, UsageError
 from pktkit.options import describe_options, option
 from pktkit.outcomes import Figure
 from pktkit.recipe import parse_choice
-from pktkit.similarity import mean_cosines
-from pktkit.values import Interface, LayerMap, Origin, Space, TargetStates
-from pktkit_latent.analyses.common import answer_positions, extremes, number, spread
-from pktkit_latent.wanted import item_permutation
+from pktkit.values import Interface, LayerMap, Space, TargetStates
+from pktkit_latent.analyses.common import extremes, number, spread
+from pktkit_latent.analyses.meetings import SAME, SHUFFLED, Meetings, Met
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pktkit.analysis import AnalysisContext
 
 DEFAULT_MAPS: Mapping[str, Choice] = {
@@ -145,72 +141,42 @@ class AlignmentQuality:
     def _measured(
         self, context: AnalysisContext, usable: Sequence[_Candidate], layer_map: LayerMap
     ) -> dict[str, Any]:
-        encoded = context.probe.encoded(context.split)
-        if len(encoded.items) < 2:
-            raise UsageError(
-                f"split '{context.split}' has one item; the shuffled control needs at least two."
-            )
-        states = {c.label: c.states for c in usable if c.states is not None}
-        blocks = sorted({block for s in states.values() for block in s.blocks})
-        readers = {
-            origin: context.probe.states(
-                context.split,
-                sorted({b for s in states.values() if s.origin is origin for b in s.origin_blocks}),
-                interface=self.options.interface,
-                origin=origin,
-            )
-            for origin in {s.origin for s in states.values()}
-        }
-        own = context.probe.states(
-            context.split, blocks, interface=self.options.interface, origin=Origin.TARGET
+        meetings = Meetings.of(
+            context,
+            {c.label: c.states for c in usable if c.states is not None},
+            self.options.interface,
+            answers_only=self.options.answers_only,
+            seed=self.options.seed or 0,
         )
-        other = item_permutation(len(encoded.items), self.options.seed or 0)
-
-        def kept(rows: Sequence[int]) -> Tensor:
-            if self.options.answers_only:
-                return answer_positions(encoded, rows)
-            return torch.ones(
-                sum(encoded.items[row].supervised_count for row in rows), dtype=torch.bool
-            )
-
-        def batches() -> Iterator[dict[tuple[str, int, str], tuple[Tensor, Tensor]]]:
-            for rows in context.batches():
-                here = kept(rows)
-                lengths = [encoded.items[row].supervised_count for row in rows]
-                ours = _precise(own.read(rows), here)
-                found = {}
-                for pairing, wanted in (("cosine", rows), ("shuffled", [other[r] for r in rows])):
-                    theirs = {
-                        origin: _precise(reader.read(wanted, lengths), here)
-                        for origin, reader in readers.items()
-                    }
-                    for label, mapped in states.items():
-                        for block in mapped.blocks:
-                            to = mapped.states(block, theirs[mapped.origin])
-                            found[label, block, pairing] = ours[block], to.to(ours[block].device)
-                yield found
-
-        cosines = mean_cosines(batches)
-        tokens = sum(int(kept(rows).sum()) for rows in context.batches())
+        blocks = meetings.blocks
         return {
             "interface": self.options.interface.value,
             "split": context.split,
-            "items": len(encoded.items),
-            "tokens": tokens,
-            "exact_positions": min(reader.exact_share for reader in readers.values()),
+            "items": len(context.probe.encoded(context.split).items),
+            "tokens": meetings.tokens,
+            "exact_positions": meetings.exact_share,
             "layer_map": str(layer_map),
             "pairs": [{"target": b, "sources": list(layer_map.link(b).sources)} for b in blocks],
-            "maps": [
-                {
-                    "label": c.label,
-                    "aligner": c.choice.name,
-                    "options": {key: str(value) for key, value in c.choice.options.items()},
-                    "cosine": [cosines.get((c.label, b, "cosine"), nan) for b in blocks],
-                    "shuffled": [cosines.get((c.label, b, "shuffled"), nan) for b in blocks],
-                }
-                for c in usable
-            ],
+            "maps": _rows(usable, blocks, meetings.cosines()),
         }
+
+
+def _rows(
+    usable: Sequence[_Candidate], blocks: Sequence[int], cosines: Mapping[Met, float]
+) -> list[dict[str, Any]]:
+    """Write what was measured of each map, by block; NaN where it reaches none."""
+    return [
+        {
+            "label": c.label,
+            "aligner": c.choice.name,
+            "options": {key: str(value) for key, value in c.choice.options.items()},
+            **{
+                pairing: [cosines.get((c.label, block, pairing), nan) for block in blocks]
+                for pairing in (SAME, SHUFFLED)
+            },
+        }
+        for c in usable
+    ]
 
 
 def _objection(states: TargetStates | None, interface: Interface) -> str:
@@ -224,10 +190,6 @@ def _objection(states: TargetStates | None, interface: Interface) -> str:
     if states.interface is not interface:
         return f"it works at the {states.interface.value} interface only"
     return ""
-
-
-def _precise(states: Mapping[int, Tensor], kept: Tensor) -> dict[int, Tensor]:
-    return {block: s[kept.to(s.device)].double() for block, s in states.items()}
 
 
 def _words(data: Mapping[str, Any]) -> str:
@@ -261,14 +223,14 @@ def _figure(data: Mapping[str, Any]) -> Figure:
             _heads(data),
             column_title="source→target block",
         )
-        for key, title in (("cosine", "same item"), ("shuffled", "shuffled control"))
+        for key, title in ((SAME, "same item"), (SHUFFLED, "shuffled control"))
     ]
     return Figure(
         "maps",
         plotting.heat_maps(panels, label="centred cosine"),
         "Centred cosine of mapped source states and the target's own, and the shuffled control.",
         "Heat maps, one row per map. "
-        + "; ".join(f"{entry['label']}: {extremes(entry['cosine'])}" for entry in data["maps"])
+        + "; ".join(f"{entry['label']}: {extremes(entry[SAME])}" for entry in data["maps"])
         + ".",
     )
 
@@ -279,7 +241,7 @@ def _table(data: Mapping[str, Any]) -> Table:
     rows = [
         (
             entry["label"],
-            *(f"{number(entry['cosine'][i])} ({number(entry['shuffled'][i])})" for i in chosen),
+            *(f"{number(entry[SAME][i])} ({number(entry[SHUFFLED][i])})" for i in chosen),
         )
         for entry in data["maps"]
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,6 +28,33 @@ def paired_source(target: int, source_blocks: int, target_blocks: int) -> int:
 def sources_by_depth(source_blocks: int, target_blocks: int) -> tuple[int, ...]:
     """Return the paired source block of every target block, 0-based."""
     return tuple(paired_source(t, source_blocks, target_blocks) for t in range(target_blocks))
+
+
+def depth_link(target: int, source_blocks: int, target_blocks: int) -> LayerLink:
+    """Return the link of a target block to its paired source block, all 0-based."""
+    return LayerLink(target, (paired_source(target, source_blocks, target_blocks),))
+
+
+def linked_by(
+    rule: Callable[[int, int, int], LayerLink],
+    pair: ModelPair,
+    restriction: RestrictionOptions,
+    method: str,
+) -> LayerMap:
+    """Return the map that a rule gives from the two depths alone, one link per target block.
+
+    Arguments:
+        rule: called with target block, depth of the source and depth of the target.
+        pair: the models.
+        restriction: target blocks to link.
+        method: name of the matcher.
+
+    Raises:
+        UsageError: the restriction names a block that the target lacks, or leaves none.
+    """
+    depths = pair.source.anatomy.n_blocks, pair.target.anatomy.n_blocks
+    links = [rule(target, *depths) for target in linked_blocks(restriction, depths[1])]
+    return LayerMap(links, *depths, method)
 
 
 def first_reaching(source: int, source_blocks: int, target_blocks: int) -> int:
@@ -66,12 +94,4 @@ class DepthMatcher:
         Raises:
             UsageError: the restriction names a block that the target lacks, or leaves none.
         """
-        source_blocks = pair.source.anatomy.n_blocks
-        target_blocks = pair.target.anatomy.n_blocks
-        sources = sources_by_depth(source_blocks, target_blocks)
-        return LayerMap(
-            links=[LayerLink(t, (sources[t],)) for t in linked_blocks(self.options, target_blocks)],
-            source_blocks=source_blocks,
-            target_blocks=target_blocks,
-            method="depth",
-        )
+        return linked_by(depth_link, pair, self.options, "depth")

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.capabilities import Capabilities
-from pktkit.values import LayerLink, LayerMap
-from pktkit_latent.matchers.restriction import RestrictionOptions, linked_blocks
+from pktkit.values import LayerLink
+from pktkit_latent.matchers.depth import linked_by
+from pktkit_latent.matchers.restriction import RestrictionOptions
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.values import LayerMap
 
 
 def interpolated_link(target: int, source_blocks: int, target_blocks: int) -> LayerLink:
@@ -59,14 +61,4 @@ class InterpolatedMatcher:
         Raises:
             UsageError: the restriction names a block that the target lacks, or leaves none.
         """
-        source_blocks = pair.source.anatomy.n_blocks
-        target_blocks = pair.target.anatomy.n_blocks
-        return LayerMap(
-            links=[
-                interpolated_link(target, source_blocks, target_blocks)
-                for target in linked_blocks(self.options, target_blocks)
-            ],
-            source_blocks=source_blocks,
-            target_blocks=target_blocks,
-            method="interpolated",
-        )
+        return linked_by(interpolated_link, pair, self.options, "interpolated")
