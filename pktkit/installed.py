@@ -6,6 +6,7 @@ Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -161,7 +162,10 @@ def objection(plugin: Any, name: str, manager: pluggy.PluginManager) -> str:
             return f"'{attribute}' lacks the decorator `@pktkit.hookspecs.hookimpl`"
     alone = new_manager()
     try:
-        alone.register(plugin, name)
+        with warnings.catch_warnings():
+            # Of deprecated hooks the registration that counts will warn; once is enough.
+            warnings.simplefilter("ignore", FutureWarning)
+            alone.register(plugin, name)
         alone.check_pending()
     except pluggy.PluginValidationError as error:
         unknown = [hook for hook in vars(alone.hook) if not hook.startswith("_")]
