@@ -53,6 +53,8 @@ CALLED = {
 PUBLIC_MODULES = (
     "pktkit.adapters",
     "pktkit.analysis",
+    "pktkit.budget",
+    "pktkit.capabilities",
     "pktkit.capacity",
     "pktkit.components",
     "pktkit.encoding",
@@ -76,7 +78,9 @@ PUBLIC_MODULES = (
     "pktkit.state_maps",
     "pktkit.tasks.base",
     "pktkit.testing",
+    "pktkit.tracing",
     "pktkit.training",
+    "pktkit.updates",
     "pktkit.values",
 )
 """What plugins may import and the promise covers."""

@@ -5,11 +5,12 @@ import pytest
 import torch
 from pktkit_rotate.aligner import ResistantOptions, ResistantProcrustes
 
+from pktkit.budget import Budget
 from pktkit.components import Choice, Kind
 from pktkit.errors import DoesNotFitError, UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
-from pktkit.training import Budget, TransferData
+from pktkit.training import TransferData
 from pktkit.transfer import run_transfer
 from pktkit.values import LayerLink, LayerMap
 
