@@ -94,6 +94,8 @@ class Stage:
             strategy = attrs.evolve(registry.strategy(base), name=arm)
             if overrides:
                 strategy = apply_all([strategy], overrides, registry)[0]
+            if any("placebo=" in override for override in overrides):
+                strategy = attrs.evolve(strategy, role="placebo")
             if strategy.injector is not None:
                 strategy = attrs.evolve(strategy, budget={**setting.budget, **strategy.budget})
             found.append(strategy)

@@ -16,7 +16,6 @@ from pktkit.options import build_options
 from pktkit.outcomes import CellKey
 from pktkit.shapes import alignment_shapes, injection_figures
 from pktkit.stages import ALIGN, INJECT, MATCH, Stages
-from pktkit.stages import seeded as seeded
 from pktkit.values import Alignment, Injection, LayerMap
 
 if TYPE_CHECKING:

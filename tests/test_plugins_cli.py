@@ -20,6 +20,7 @@ from pktkit.errors import UsageError
 from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.registry import Registry
 from pktkit.scaffold import FILES, render, require_free, write
+from pktkit.testing import LAWS
 
 PARTS = '''
 import attrs
@@ -173,7 +174,7 @@ def test_check_runs_the_laws_and_ends_with_1_where_one_does_not_hold(mine):
     assert "matcher 'mine' (plugin mine of acme-mine 1.2)" in good.stdout
     [line] = [line for line in good.stdout.splitlines() if line.startswith("monotone ")]
     assert line.split()[1] == "passed"
-    assert "Deeper target blocks never read shallower source blocks." in line
+    assert LAWS["monotone"].sentence in line
     bad = invoke("check", "reversed", "--json")
     assert bad.exit_code == 1
     rows = {row["law"]: row for row in json.loads(bad.stdout)}

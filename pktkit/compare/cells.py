@@ -116,11 +116,13 @@ class CellRunner:
         )
 
     def _require_pristine(self, journal: Journal) -> None:
-        """Load the pair again when something changed the target without the journal's knowledge."""
+        """Load the pair again when something changed a model without the journal's knowledge."""
         try:
             journal.verify()
         except JournalError as error:
-            log.warning("target was changed behind the journal, loading it again", what=str(error))
+            log.warning(
+                "a model was changed behind the journal, loading the pair again", what=str(error)
+            )
             self.pair = self.plan.pair.load()
             self._probes.clear()
 

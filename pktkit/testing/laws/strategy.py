@@ -13,6 +13,7 @@ from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.recipe import dump_recipe, parse_recipe
 from pktkit.registry import Registry
+from pktkit.stages import seeded
 from pktkit.testing.laws import common
 from pktkit.testing.laws.common import Observed, Test, differences, state_of
 from pktkit.testing.laws.injector import (
@@ -24,7 +25,7 @@ from pktkit.testing.laws.injector import (
 )
 from pktkit.testing.scenes import Opened, Scene, on_scenes
 from pktkit.testing.subject import NotApplicable, Subject
-from pktkit.transfer import Transferred, run_transfer, seeded, transfer_data
+from pktkit.transfer import Transferred, run_transfer, transfer_data
 
 _STAGES = (Kind.MATCHER, Kind.ALIGNER, Kind.INJECTOR)
 
