@@ -90,7 +90,7 @@ def examine(registry: Registry) -> list[Finding]:
     findings = [*_out_of_use(plugins), *_components(registry), *_clashes(registry)]
     for status in sound:
         findings += _hooks(plugins, status)
-        findings += _drift(status)
+        findings += _drift(plugins, status)
         findings += _idle(registry, status)
         if status.import_seconds > SLOW_SECONDS:
             message = f"importing it took {status.import_seconds:.1f} s; {_ADVICE}"
@@ -146,8 +146,12 @@ def _hooks(plugins: Plugins, status: PluginStatus) -> Iterator[Finding]:
             yield _finding(Severity.WARNING, "misspelt-hook", message, status)
 
 
-def _drift(status: PluginStatus) -> Iterator[Finding]:
-    """Ask plugins that are released apart from pktkit to say which API they know."""
+def _drift(plugins: Plugins, status: PluginStatus) -> Iterator[Finding]:
+    """Find deprecated hooks, and plugins released apart from pktkit that name no API."""
+    for caller in plugins.manager.get_hookcallers(plugins.plugin(status.name)) or ():
+        if caller.spec is not None and caller.spec.warn_on_impl is not None:
+            message = f"'{caller.name}' is deprecated: {caller.spec.warn_on_impl}"
+            yield _finding(Severity.WARNING, "api", message, status)
     if status.api is None and status.distribution and not status.built_in:
         message = (
             "it does not say which plugin API it was written for, so that a change of the API "

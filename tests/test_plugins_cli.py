@@ -234,6 +234,15 @@ def test_doctor_finds_functions_that_only_look_like_hooks(site):
     assert found["empty"].severity is Severity.NOTE
 
 
+def test_doctor_finds_deprecated_hooks(mine):
+    registry = Registry(load_plugins(PluginSelection(only=("mine",))))
+    spec = registry.plugins.hook.pktkit_layer_matchers.spec
+    spec.warn_on_impl = DeprecationWarning("use pktkit_matchers")
+    [found] = [each for each in examine(registry) if each.check == "api"]
+    assert (found.plugin, found.severity) == ("mine", Severity.WARNING)
+    assert found.message == "'pktkit_layer_matchers' is deprecated: use pktkit_matchers"
+
+
 def test_doctor_is_content_with_what_is_built_in(monkeypatch):
     monkeypatch.setattr(doctor, "heavy_imports", lambda modules: ())
     monkeypatch.setattr(doctor, "SLOW_SECONDS", 60.0)  # this machine may be busy
