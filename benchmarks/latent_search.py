@@ -232,7 +232,10 @@ def _difference(contrast: Contrast, adjusted: float) -> str:
 
 
 def curves(name: str, out: Path, arms: Sequence[str], settings: Sequence[str]) -> bytes:
-    """Return learning curves as PNG: one panel per task, data budgets across, a line per arm."""
+    """Return learning curves as PNG: one panel per task, data budgets across.
+
+    A line per arm: its mean above that of the first arm, in points.
+    """
     from pktkit.plotting import Line, Panel, lines
 
     found = list(summaries(name, out, draws=1, only=arms))
@@ -241,9 +244,13 @@ def curves(name: str, out: Path, arms: Sequence[str], settings: Sequence[str]) -
         of_task = {s.name: summary.comparisons[0] for t, s, summary in found if t == task}
         shown = [setting for setting in settings if setting in of_task]
         values = {arm: [_mean(of_task[setting], arm) for setting in shown] for arm in arms}
-        drawn = [Line(arm, values[arm], style) for style, arm in enumerate(arms)]
+        base, *others = arms
+        drawn = [
+            Line(arm, [v - b for v, b in zip(values[arm], values[base], strict=True)], style)
+            for style, arm in enumerate(others)
+        ]
         panels.append(Panel(task, shown, drawn))
-    return lines(panels, label="score %", across="data budget (rows)")
+    return lines(panels, label=f"points above {arms[0]}", across="data budget")
 
 
 def _mean(comparison: Comparison, arm: str) -> float:

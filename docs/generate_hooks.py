@@ -239,10 +239,11 @@ built-in components by their registered names.
 ### Deprecation
 
 What is going to leave is announced first. A deprecated hook or argument keeps working for at least
-two minor releases and six months. Meanwhile every plugin that implements it is told so, once per
-run, by a `FutureWarning` that names what to write instead (pluggy's `warn_on_impl` and
-`warn_on_impl_args`), and the release notes say when it goes. Removing it raises the API version.
-Until pktkit 1.0 that can come with a minor release, from then on only with a major one.
+two minor releases and six months. Meanwhile every plugin that implements it is told so, whenever
+plugins are loaded, by a `FutureWarning` that names what to write instead (pluggy's `warn_on_impl`
+and `warn_on_impl_args`); `pktkit plugins doctor` lists deprecated hooks, and the release notes say
+when they go. Removing one raises the API version. Until pktkit 1.0 that can come with a minor
+release, from then on only with a major one.
 
 Defaults of built-in strategies are not part of the promise: they are chosen by measurement. A
 recipe that names its options stays what it is."""

@@ -116,19 +116,16 @@ class BatchMatcher(Matcher):
 class FirstItemMatcher(Matcher):
     capabilities = Capabilities(item_order_invariant=True)
 
-    def match(self, pair, probe):
-        first = probe.encoded("extract").items[0]
-        return attrs.evolve(super().match(pair, probe), scores=[float(sum(first.input_ids))])
+    def shift(self, pair, probe):
+        return probe.encoded("extract").items[0].input_ids[1]
 
 
 @breaks(Kind.MATCHER, "vocabulary-permutation")
 class NumberMatcher(Matcher):
     capabilities = Capabilities(vocabulary_permutation_invariant=True)
 
-    def match(self, pair, probe):
-        items = probe.encoded("extract").items
-        numbers = [float(sum(i.input_ids[-2] for i in items))]
-        return attrs.evolve(super().match(pair, probe), scores=numbers)
+    def shift(self, pair, probe):
+        return sum(item.input_ids[-2] for item in probe.encoded("extract").items)
 
 
 @breaks(Kind.MATCHER, "rotation-equivariant")

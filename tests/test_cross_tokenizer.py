@@ -374,7 +374,9 @@ def test_a_transfer_between_tokenizers_families_and_widths(families, kinds_):
 
 def test_a_comparison_of_two_tokenizers_fails_only_where_it_must(monkeypatch):
     registry = Registry(load_plugins())
-    strategies = tuple(choose_strategies(registry, ["latent", "latent-v1"], controls=True))
+    strategies = tuple(
+        choose_strategies(registry, ["latent-lens", "latent-v1", "latent"], controls=True)
+    )
     task = attrs.evolve(sentences(), budget={"steps": 2, "batch_size": 4})
     monkeypatch.setattr(cells_module, "choose_task", lambda registry, name: task)
     pair = pair_with(kinds()["sentencepiece"], kinds()["byte-level"])
@@ -382,7 +384,11 @@ def test_a_comparison_of_two_tokenizers_fails_only_where_it_must(monkeypatch):
     monkeypatch.setattr(PairSpec, "load", lambda self: pair)
     plan = Plan(PairSpec("s", "t"), strategies, ("sentences",), (0,))
     runner = CellRunner(plan, registry=registry)
-    arms = ("source", "latent", "latent-v1", "random", "shuffled", "identity-self", "sft", "kd")
-    errors = {name: runner.run(CellKey(name, "sentences", 0)).error for name in arms}
-    assert {name for name, error in errors.items() if error} == {"kd"}
-    assert "share one tokenizer" in errors["kd"] and "output=cross-entropy" in errors["kd"]
+    working = {"source", "latent-lens", "latent-v1", "identity-self", "sft", "seqkd"}
+    with_logits = {"kd", "latent", "random", "shuffled"}
+    errors = {
+        name: runner.run(CellKey(name, "sentences", 0)).error for name in (*working, *with_logits)
+    }
+    assert {name for name, error in errors.items() if error} == with_logits
+    for name in with_logits:
+        assert "share one tokenizer" in errors[name] and "output=cross-entropy" in errors[name]

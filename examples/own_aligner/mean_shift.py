@@ -1,15 +1,19 @@
 """A complete pktkit plugin in one file: an aligner that only moves means.
 
-It pads or cuts the source's states to the target's width. Install it beside pktkit with the
-`pyproject.toml` in this folder, then: pktkit compare --strategies latent,mean-shift
+It cuts or pads the source's states to the target's width and gives them the target's mean.
+Install it beside pktkit with the `pyproject.toml` in this folder, then:
+pktkit compare --strategies latent,mean-shift
 """
 
 import attrs
-from torch.nn.functional import pad
+import torch
 
 from pktkit.components import Choice, Component, Strategy
 from pktkit.hookspecs import hookimpl
+from pktkit.moments import stream_moments
 from pktkit.options import option
+from pktkit.paired import PairedStates
+from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, TargetStates
 
 
@@ -25,12 +29,13 @@ class MeanShift:
         self.options = options
 
     def align(self, pair, layer_map, probe):
-        missing = pair.target.anatomy.width - pair.source.anatomy.width
-
-        def to_target(states):  # [tokens, D_src] -> [tokens, D_tgt]
-            return pad(states - states.mean(dim=0), (0, missing))
-
-        maps = {link.target: to_target for link in layer_map.links}
+        widths = pair.target.anatomy.width, pair.source.anatomy.width
+        cut = torch.eye(*widths, dtype=torch.float64)  # or pad
+        paired = PairedStates(probe, "align", self.options.interface)
+        maps = {
+            link.target: AffineMap(cut, centre=moments.mean_source, offset=moments.mean_target)
+            for link, moments in stream_moments(paired, layer_map)
+        }
         states = TargetStates(maps, layer_map, self.options.interface)
         return Alignment("mean-shift", layer_map, target_states=states)
 
@@ -42,7 +47,9 @@ STRATEGY = Strategy(
 
 @hookimpl
 def pktkit_latent_aligners():
-    return [Component("mean-shift", "mean_shift:MeanShift", "centre, then pad or cut")]
+    return [
+        Component("mean-shift", "mean_shift:MeanShift", "cut or padded, with the target's mean")
+    ]
 
 
 @hookimpl

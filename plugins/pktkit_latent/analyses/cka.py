@@ -30,7 +30,7 @@ class CkaOptions:
     """Settings of the analysis."""
 
     strategy: str = option(
-        "latent", "Transfer between before and after: a strategy or recipe file; '' for none."
+        "latent-lens", "Transfer between before and after: a strategy or recipe file; '' for none."
     )
     interface: Interface = option(
         Interface.RESIDUAL, "Where states are read: residual stream or block contribution."
