@@ -58,7 +58,7 @@ class Anatomy:
         width, n_heads = int(config.hidden_size), int(config.num_attention_heads)
         blocks = cast(nn.ModuleList, _submodule(model, layout, layout.blocks))
         first = f"{layout.blocks}.0"
-        up = _weight(model, layout, f"{first}.{layout.projections['up']}")
+        up: Any = _submodule(model, layout, f"{first}.{layout.projections['up']}")
         anatomy = cls(
             model=model,
             layout=layout,
@@ -67,7 +67,8 @@ class Anatomy:
             n_heads=n_heads,
             n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
             head_dim=int(getattr(config, "head_dim", None) or width // n_heads),
-            ffn_width=int(up.shape[1] if layout.transposed else up.shape[0]),
+            # the weight of a quantised layer is packed, its shape says nothing
+            ffn_width=int(up.nf if layout.transposed else up.out_features),
         )
         anatomy._check()
         return anatomy
@@ -244,12 +245,8 @@ def _submodule(model: nn.Module, layout: Family, path: str) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def _weight(model: nn.Module, layout: Family, path: str) -> Tensor:
-    return cast(Tensor, _submodule(model, layout, path).weight)
-
-
 def _variant(layout: Family, what: str) -> PairIncompatibleError:
     return PairIncompatibleError(
         f"this model of family '{layout.name}' {what}; pktkit does not describe that variant. "
-        "docs/architecture.md tells how to add a family."
+        "docs/families.md tells how to add a family."
     )
