@@ -131,7 +131,10 @@ def test_missing_keys(copy: Path, lost: str) -> None:
 def test_weights_of_another_shape(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
-    with pytest.raises(UsageError, match=r"config\.json does not fit the weights: 'model\.layers\.0\.mlp\.down_proj\.weight'"):
+    with pytest.raises(
+        UsageError,
+        match=r"config\.json does not fit the weights: 'model\.layers\.0\.mlp\.down_proj\.weight'",
+    ):
         load_model(str(copy))
 
 
