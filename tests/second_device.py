@@ -43,18 +43,14 @@ class Elsewhere(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
 
 class _Factories(TorchDispatchMode):
     """Makes new tensors of the second device, which no argument announces."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
 
@@ -114,7 +110,8 @@ def moved(model: torch.nn.Module) -> None:
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
-                fresh = torch.nn.Parameter(Elsewhere(parameter.detach()), requires_grad=False)
+                there = Elsewhere(parameter.detach())
+                fresh = torch.nn.Parameter(there, requires_grad=parameter.requires_grad)
                 module._parameters[name] = made.setdefault(id(parameter), fresh)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:

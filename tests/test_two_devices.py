@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from typing import Any
+
 import attrs
 import pytest
 import torch
@@ -17,7 +21,17 @@ from pktkit.registry import Registry
 from pktkit.settings import ProbeSettings
 from pktkit.transfer import run_transfer
 
-STRATEGIES = ("kd", "latent", "latent-hint", "latent-fisher", "shuffled", "seeking", "laten", "naive", "transplant")
+STRATEGIES = (
+    "kd",
+    "latent",
+    "latent-hint",
+    "latent-fisher",
+    "shuffled",
+    "seeking",
+    "laten",
+    "naive",
+    "transplant",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +51,37 @@ def transferred(
         return {n: p.detach().clone() for n, p in pair.target.model.named_parameters()}
 
 
-@pytest.mark.parametrize("stored", [True, False], ids=["stored", "live"])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_source_elsewhere_gives_the_same_target(
-    registry: Registry, name: str, stored: bool
+def cases() -> list[Any]:
+    """Give every strategy with either model elsewhere; the quick tests take a few of them."""
+    quick = {("kd", "source", False), ("latent", "target", False), ("naive", "source", True)}
+    return [
+        pytest.param(*case, marks=() if case in quick else pytest.mark.real)
+        for case in itertools.product(STRATEGIES, ("source", "target"), (True, False))
+    ]
+
+
+@pytest.mark.parametrize(("name", "side", "stored"), cases())
+def test_a_model_elsewhere_makes_no_difference(
+    registry: Registry, name: str, side: str, stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plain = functools.partial(torch.optim.AdamW, foreach=False)
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda *args, fused=None, **rest: plain(*args, **rest)
+    )
     strategy = registry.strategy(name)
     settings = attrs.evolve(ProbeSettings(), max_bytes=1 << 30 if stored else 0)
     expected = transferred(pair_of("llama"), strategy, registry, settings)
     pair = pair_of("llama")
-    moved(pair.source.model)
+    moved(getattr(pair, side).model)
     with second_device():
         found = transferred(pair, strategy, registry, settings)
-    assert not any(isinstance(value, Elsewhere) for value in found.values())
+    assert all(isinstance(value, Elsewhere) is (side == "target") for value in found.values())
+    found = {name: value.to("cpu") for name, value in found.items()}
     before = dict(pair_of("llama").target.model.named_parameters())
     way = torch.cat([(expected[n] - p.detach()).flatten() for n, p in before.items()])
     apart = torch.cat([(expected[n] - found[n]).flatten() for n in before])
     assert way.norm() > 0
-    assert apart.norm() < 1e-3 * way.norm(), "up to rounding, which AdamW amplifies"
+    assert apart.norm() < 1e-2 * way.norm(), "up to rounding, which AdamW amplifies"
 
 
 def test_a_meeting_of_two_devices_is_noticed() -> None:

@@ -84,7 +84,7 @@ class CellRunner:
         seconds = {**result.seconds, "other": rest}
         trace, self._events[:] = tuple(self._events), []
         return attrs.evolve(
-            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.devices[1]), trace=trace
+            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.devices), trace=trace
         )
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
@@ -180,11 +180,12 @@ class CellRunner:
         return self._probes[name]
 
 
-def peak_bytes(device: str) -> int:
-    """Return the peak memory of the accelerator, or of this process on the CPU."""
-    if device.startswith("cuda"):
+def peak_bytes(devices: Sequence[str]) -> int:
+    """Return the peak memory of the accelerators used, or of this process without one."""
+    gpus = {device for device in devices if device.startswith("cuda")}
+    if gpus:
         import torch
 
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -112,7 +112,8 @@ class Anatomy:
     def tied(self) -> bool:
         """Whether LM head and embedding share storage; the configuration is not consulted."""
         head, embedding = self.head_weight, self.embedding.weight
-        same_storage = head.data_ptr() == embedding.data_ptr() and head.numel() > 0
+        # tensors without storage, as on the meta device, all begin at 0
+        same_storage = head.data_ptr() == embedding.data_ptr() != 0
         return head is embedding or (same_storage and head.device == embedding.device)
 
     def final_norm_gain(self) -> Tensor:
