@@ -179,7 +179,7 @@ def test_inspect_shows_devices_and_revisions(checkpoints: tuple[Path, Path, Path
     assert done.exit_code == 0, done.output
     described = json.loads(done.stdout)
     assert described["source"]["dtype"] == "bfloat16" and described["target"]["dtype"] == "float32"
-    assert described["source"]["revision"] == ""
+    assert described["source"]["revision"] is None
 
 
 def test_out_of_memory_in_a_cell_is_a_failed_cell(
