@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit import meter
 from pktkit.errors import UsageError
 from pktkit.forward_modes import checkpointing
 from pktkit.gradients import Gradient, require_finite
@@ -138,6 +139,7 @@ def train(
         _training_mode(called, data.seed),
         checkpointing(target, on=data.budget.checkpointing),
         _restored_flags(parameters),
+        meter.training(),
     ):
         for step, rows in zip(range(data.budget.steps), groups, strict=False):
             _let_move(parameters, active(step / data.budget.steps))
