@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
@@ -62,6 +63,8 @@ class Plan:
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
+            the steps of its budget.
     """
 
     pair: PairSpec
@@ -74,6 +77,7 @@ class Plan:
     item_limit: int | None = None
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""

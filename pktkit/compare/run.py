@@ -15,6 +15,7 @@ import attrs
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -90,6 +91,7 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
+    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
@@ -113,6 +115,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
