@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -71,6 +71,7 @@ class Meter:
     trained_readings: int = attrs.field(default=0, init=False)
     _training: bool = attrs.field(default=False, init=False)
     _read: set[tuple[str, ...]] = attrs.field(factory=set, init=False)
+    _kinds: dict[type, bool] = attrs.field(factory=dict, init=False)
     _own: set[int] = attrs.field(factory=set, init=False)
     _mixing: dict[int, tuple[int, str, int]] = attrs.field(factory=dict, init=False)
     _open: dict[int, _Attention] = attrs.field(factory=dict, init=False)
@@ -130,19 +131,20 @@ class Meter:
                 self._mixing[id(block)] = (index, side, 0)
 
     def _passed(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Called by torch after every module."""
-        if _current.get() is not self:
+        """Called by torch after every module, so what is not counted leaves at once."""
+        known, kind = self._mixing.get(id(module)), self._kinds.get(type(module))
+        if kind is None:
+            kind = self._kinds[type(module)] = _multiplies(module)
+        if (known is None and not kind) or _current.get() is not self:
             return
-        known = self._mixing.get(id(module))
+        if known is not None and known[2] == 0:
+            self._left_block(id(module), known[0], args, kwargs)
+            return
         if known is not None:
-            if known[2] == 0:
-                self._left_block(id(module), known[0], args, kwargs)
-                return
             self._attended(known, args[0])
-        weight = getattr(module, "weight", None)
-        if weight is not None and _multiplies(module):
+        if kind:
             side = SOURCE if id(module) in self._own else TARGET
-            self._multiplied(side, args[0], weight, output)
+            self._multiplied(side, args[0], cast("Tensor", module.weight), output)
 
     def _multiplied(self, side: str, given: Tensor, weight: Tensor, output: Tensor) -> None:
         outputs = output.shape[-1]
@@ -235,17 +237,13 @@ class RowCosts:
 
     def __call__(self, rows: Sequence[int]) -> None:
         """Count the rows that were not read before."""
-        meter = _current.get()
-        if meter is None:
-            return
-        for row in rows:
+        for row in rows if _current.get() is not None else ():
             item = self.split.items[row]
             place = (self.side, self.split.name, item.id)
-            flops = self.cost.blocks_flops([len(item.input_ids)])
-            meter.needed((*place, "blocks"), {self.side: flops})
+            needed((*place, "blocks"), {self.side: self.cost.blocks_flops([len(item.input_ids)])})
             if self.logits:
                 flops = self.cost.head_flops(item.supervised_count)
-                meter.needed((*place, "head"), {self.side: flops})
+                needed((*place, "head"), {self.side: flops})
 
 
 def with_cost(
@@ -260,12 +258,22 @@ def with_cost(
     return {**tensors, COST: torch.tensor(cost, dtype=torch.float64)}
 
 
+def cost_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return by side what a reading cost; empty where that was not kept."""
+    kept = tensors.get(COST)
+    if kept is None:
+        return {}
+    return dict(zip((SOURCE, TARGET), (int(flops) for flops in kept.tolist()), strict=True))
+
+
 def without_cost(key: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return a reading's own tensors, and count what it cost unless this arm had it already."""
-    found = dict(tensors)
-    cost = found.pop(COST, None)
+    needed((key,), cost_of(tensors))
+    return {name: tensor for name, tensor in tensors.items() if name != COST}
+
+
+def needed(key: tuple[str, ...], flops: Mapping[str, int]) -> None:
+    """Tell the meter, if there is one, of a reading; it counts each key once."""
     meter = _current.get()
-    if cost is not None and meter is not None:
-        source, target = (int(flops) for flops in cost.tolist())
-        meter.needed((key,), {SOURCE: source, TARGET: target})
-    return found
+    if meter is not None:
+        meter.needed(key, flops)

@@ -75,9 +75,11 @@ def trained(probe, journal, *, shape, blocks=None, **budget):
         train(target, it.parameters, data, objective, model=it.model)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"])
 @pytest.mark.parametrize("shape", [None, LoraShape(rank=4)], ids=["full", "lora"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    ("family", "checkpointing"),
+    [("llama", False), ("llama", True), ("gemma2", False), ("gpt2", True), ("gpt_neox", False)],
+)
 def test_training_costs_what_torch_counts(family, shape, checkpointing) -> None:
     probe = opened(family)
     journal = Journal(probe.pair.target)

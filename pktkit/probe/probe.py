@@ -14,7 +14,7 @@ import structlog
 
 from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.flops import ForwardCost
-from pktkit.meter import RowCosts, uncounted, with_cost, without_cost
+from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
@@ -59,6 +59,7 @@ class Probe:
         self.settings = settings or ProbeSettings()
         self._cache = cache or ReadingCache()
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
+        self._answer_cost: Mapping[str, int] = {}
         self._positions: dict[str, AlignedPositions] = {}
         self._hashes = {
             Origin.SOURCE: _content(pair.source),
@@ -174,15 +175,28 @@ class Probe:
             template=self.task.template,
             max_new_tokens=self.task.max_new_tokens,
         )
-        texts = unpacked(
-            self._kept(key, lambda: packed(answers(self.pair.source, self.task, items)))
+        models = (self.pair.source, self.pair.target)
+        kept = self._cache.get(
+            key, lambda: with_cost(models, lambda: packed(answers(models[0], self.task, items)))
         )
+        texts = unpacked(kept)
+        self._answer_cost = cost_of(kept)
         return Probe(
             self.pair,
             with_answers(self.task, "train", texts, limit),
             settings=attrs.evolve(self.settings, row_limit=None),
             cache=self._cache,
         )
+
+    def count_answers(self, asked: int) -> None:
+        """Tell the meter how many of the source's answers an arm needs, at their mean cost.
+
+        All prompts of the split are answered together, once for every arm that asks for some.
+        """
+        self.answered  # noqa: B018  what they cost is known when they are there
+        total = len(self.task.items("train")[: self.settings.row_limit])
+        share = {side: flops * asked // total for side, flops in self._answer_cost.items()}
+        needed(("answers",), share)
 
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""

@@ -80,7 +80,7 @@ def unlike(comparison: Comparison) -> str | None:
     ]
     if reference.steps:
         idle = [row.strategy for row in others if not row.steps]
-        parts.append(f"no step of training {', '.join(idle)}" if idle else "")
+        parts.append(f"no step of training {'/'.join(idle)}" if idle else "")
     found = [part for part in parts if part]
     if not found:
         return None
@@ -94,7 +94,7 @@ def _differing(
     reference: Row,
     remark: Callable[[Row, Row], str] = lambda row, reference: "",
 ) -> str:
-    """Name the rows whose figure is not the reference's, those of equal ratio together."""
+    """Name rows whose figure is not the reference's, as in `a/b 1.5×, c 0.1×`."""
     base = figure(reference)
     ratios: dict[str, list[str]] = {}
     for row in rows:
@@ -103,7 +103,7 @@ def _differing(
             continue
         text = f"{_ratio(own / base)}{remark(row, reference)}"
         ratios.setdefault(text, []).append(row.strategy)
-    listed = [f"{', '.join(names)} {ratio}" for ratio, names in ratios.items()]
+    listed = [f"{'/'.join(names)} {ratio}" for ratio, names in ratios.items()]
     return f"{name} {', '.join(listed)}" if listed else ""
 
 
