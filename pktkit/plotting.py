@@ -141,6 +141,7 @@ def lines(
     across: str,
     span: tuple[float, float] | None = None,
     zero: bool = True,
+    room: float = 0.0,
 ) -> bytes:
     """Draw panels of lines below each other, with one legend.
 
@@ -149,9 +150,10 @@ def lines(
         label: of the vertical axis; across: of the horizontal one.
         span: of the vertical axis; by default what the values need.
         zero: whether there is a line at 0.
+        room: further inches of height, for a legend of many lines.
     """
     legend: dict[str, Any] = {}
-    with _figure(2.5 * len(panels) + 0.6) as figure:
+    with _figure(2.5 * len(panels) + 0.6 + room) as figure:
         grid = figure.subplots(len(panels), 1, squeeze=False, sharey=True)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
             for line in panel.lines:

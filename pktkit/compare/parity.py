@@ -9,6 +9,7 @@ handful of its steps, spread over the run, and is rolled back.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pktkit.training import TransferData
 
 FEWEST_TRIED = 4
-"""Steps of a trial, or one for each of the target's blocks where it has more."""
+"""Steps of a trial at least."""
 
 
 def reference_arm(strategies: Sequence[Strategy]) -> Strategy | None:
@@ -70,8 +71,8 @@ class Costs:
 
 
 def trial_steps(data: TransferData, blocks: int) -> int:
-    """Return how many steps a trial takes."""
-    return min(data.budget.steps, max(FEWEST_TRIED, blocks))
+    """Return how many steps a trial takes: as many for each block, which may train in turn."""
+    return min(data.budget.steps, blocks * math.ceil(FEWEST_TRIED / blocks))
 
 
 def flop_costs(data: TransferData, meter: Meter, taken: int) -> Costs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -11,6 +12,9 @@ from pktkit.outcomes import Figure, ReportSection
 from pktkit.points import FIELDS, point_fields
 from pktkit.report.records import Comparison, Role, Row, Summary
 from pktkit.statistics import Interval
+
+if TYPE_CHECKING:
+    from pktkit.plotting import Line
 
 
 @attrs.frozen
@@ -120,28 +124,32 @@ def note(curve: Curve) -> str:
 
 
 def curve_figure(group: Sequence[Curve]) -> Figure:
-    """Return the picture of a group; bands are the intervals."""
-    from pktkit.plotting import Line, Panel, lines
+    """Return the picture of a group; bands are the intervals.
+
+    Strategies and their controls have a panel each, untouched models are in both.
+    """
+    from pktkit.plotting import Panel, lines
 
     first = group[0]
-    drawn = []
-    methods = [curve.strategy for curve in group if curve.role is Role.METHOD]
-    others = [curve.strategy for curve in group if curve.role is not Role.METHOD]
-    for curve in group:
-        faint = curve.role is not Role.METHOD
-        style = others.index(curve.strategy) + len(methods) if faint else 0
-        drawn.append(
-            Line(
-                curve.strategy,
-                [_value(point.mean) for point in curve.points],
-                style if faint else methods.index(curve.strategy),
-                faint,
-                low=[_value(p.interval.low if p.interval else None) for p in curve.points],
-                high=[_value(p.interval.high if p.interval else None) for p in curve.points],
-            )
-        )
-    panel = Panel(first.task, [str(point.budget) for point in first.points], drawn)
-    png = lines([panel], label="score %", across=_axis(first.axis), zero=False)
+    ticks = [str(point.budget) for point in first.points]
+    styles = {curve.strategy: place for place, curve in enumerate(_changing(group))}
+    still = [_line(curve, len(styles) + i, faint=True) for i, curve in enumerate(_still(group))]
+    panels = []
+    for name, wanted in (("strategies", True), ("baselines and placebos", False)):
+        drawn = [
+            _line(curve, styles[curve.strategy])
+            for curve in _changing(group)
+            if (curve.role is Role.METHOD) is wanted
+        ]
+        if drawn:
+            panels.append(Panel(f"{first.task} · {name}", ticks, [*still, *drawn]))
+    png = lines(
+        panels,
+        label="score %",
+        across=_axis(first.axis),
+        zero=False,
+        room=0.2 * len(group) / 2,
+    )
     ends = "; ".join(
         f"{curve.strategy} {_score(curve.points[0])} to {_score(curve.points[-1])}"
         for curve in group
@@ -151,6 +159,27 @@ def curve_figure(group: Sequence[Curve]) -> Figure:
         png,
         f"Score against {_axis(first.axis)} on {first.task}; bands: {first.level:g} % interval.",
         f"Curves of score against {_axis(first.axis)} on {first.task}. {ends}.",
+    )
+
+
+def _changing(group: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in group if not curve.role.seedless]
+
+
+def _still(group: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in group if curve.role.seedless]
+
+
+def _line(curve: Curve, style: int, *, faint: bool = False) -> Line:
+    from pktkit.plotting import Line
+
+    return Line(
+        curve.strategy,
+        [_value(point.mean) for point in curve.points],
+        style,
+        faint,
+        low=[_value(p.interval.low if p.interval else None) for p in curve.points],
+        high=[_value(p.interval.high if p.interval else None) for p in curve.points],
     )
 
 
