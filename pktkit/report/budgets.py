@@ -69,26 +69,28 @@ def unlike(comparison: Comparison) -> str | None:
         return None
     others = [row for row in comparison.rows if row.steps is not None and row is not reference]
     training = [row for row in others if row.steps]
-    parts = [
-        _differing("rows", lambda row: row.rows, training, reference),
-        _differing("steps", lambda row: row.steps, training, reference),
-        _differing("tokens", lambda row: row.tokens, training, reference),
-        _differing(
-            "trainable parameters", lambda row: row.trainable_parameters, training, reference
+    found = {
+        "rows": _differing(lambda row: row.rows, training, reference),
+        "steps": _differing(lambda row: row.steps, training, reference),
+        "tokens": _differing(lambda row: row.tokens, training, reference),
+        "trainable parameters": _differing(
+            lambda row: row.trainable_parameters, training, reference
         ),
-        _differing("FLOPs", lambda row: row.flops, others, reference, _of_source),
-    ]
+        "FLOPs": _differing(lambda row: row.flops, others, reference, _of_source),
+    }
+    if found["steps"] == found["tokens"]:
+        found = {"steps and tokens" if name == "steps" else name: t for name, t in found.items()}
+        del found["tokens"]
+    parts = [f"{name} {text}" for name, text in found.items() if text]
     if reference.steps:
         idle = [row.strategy for row in others if not row.steps]
-        parts.append(f"no step of training {'/'.join(idle)}" if idle else "")
-    found = [part for part in parts if part]
-    if not found:
+        parts += [f"no step of training {'/'.join(idle)}"] if idle else []
+    if not parts:
         return None
-    return f"unlike budgets, against {reference.strategy}: {'; '.join(found)}."
+    return f"unlike budgets, against {reference.strategy}: {'; '.join(parts)}."
 
 
 def _differing(
-    name: str,
     figure: Figure,
     rows: Sequence[Row],
     reference: Row,
@@ -103,8 +105,7 @@ def _differing(
             continue
         text = f"{_ratio(own / base)}{remark(row, reference)}"
         ratios.setdefault(text, []).append(row.strategy)
-    listed = [f"{'/'.join(names)} {ratio}" for ratio, names in ratios.items()]
-    return f"{name} {', '.join(listed)}" if listed else ""
+    return ", ".join(f"{'/'.join(names)} {ratio}" for ratio, names in ratios.items())
 
 
 def _of_source(row: Row, reference: Row) -> str:
