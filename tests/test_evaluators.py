@@ -25,7 +25,8 @@ from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
 from pktkit_benchmarks import code_execution, exact_match, multiple_choice
 from pktkit_benchmarks.code_execution import CodeExecution, expression_of, score_expressions
-from pktkit_benchmarks.exact_match import ExactMatch, final_number, first_number, score_exact_match
+from pktkit_benchmarks.exact_match import ExactMatch, score_exact_match
+from pktkit_benchmarks.extraction import final_number, first_number
 from pktkit_benchmarks.multiple_choice import MultipleChoice, likeliest
 from pktkit_benchmarks.sandbox import WORKER, Limits, Sandbox
 
