@@ -1,4 +1,4 @@
-"""Greedy generation and likelihoods of continuations, batched, for any causal language model."""
+"""Generation and likelihoods of continuations, batched, for any causal language model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.decoding import GREEDY, STOP_WINDOW, Decoding, generators, next_tokens
 from pktkit.encoding import (
     EncodedItem,
     EncodedSplit,
@@ -55,11 +56,13 @@ def generate(
     max_new_tokens: int,
     join: str = "plain",
     batch_tokens: int = BATCH_TOKENS,
+    begins: Sequence[str] = (),
+    decoding: Decoding = GREEDY,
 ) -> list[str]:
-    """Continue prompts greedily; each answer is what the prompt alone would have given.
+    """Continue prompts; each answer is what the prompt alone would have given.
 
     Prompts are sorted by length, padded on the left, and leave the batch when they end: at an
-    end-of-sequence token, after `max_new_tokens`, or at the model's last position.
+    end-of-sequence token, at a stop, after `max_new_tokens`, or at the model's last position.
 
     Arguments:
         model: with its tokenizer; training mode is put back afterwards.
@@ -67,9 +70,13 @@ def generate(
         max_new_tokens: most tokens of one answer, the end-of-sequence token included.
         join: template that wraps the prompt, see `pktkit.encoding.TEMPLATES`.
         batch_tokens: tokens per batch, padding and room for new tokens included.
+        begins: for each prompt, how its answer begins; the model goes on from there and the
+            beginning is not returned. Empty: answers begin freely.
+        decoding: greedy or sampled, stops and trimming.
 
     Returns:
-        One text per prompt, in the order given, without special tokens and outer white space.
+        One text per prompt, in the order given, without special tokens, and without outer white
+        space unless `decoding` keeps it.
 
     Raises:
         UsageError: `max_new_tokens` is not positive, a prompt has no tokens, or a prompt fills
@@ -77,18 +84,22 @@ def generate(
     """
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-    rows = [_encode_prefix(model.tokenizer, prompt, join) for prompt in prompts]
+    rows = [
+        _encode_prefix(model.tokenizer, prompt, join, begin)
+        for prompt, begin in zip(prompts, begins or [""] * len(prompts), strict=True)
+    ]
     limit = context_limit(model.model)
     _check_lengths(rows, limit)
+    drawing = generators(rows, decoding.seed) if decoding.temperature else []
     answers: list[list[int]] = [[] for _ in rows]
     with _evaluating(model.model):
         for chosen in _batches([len(row) for row in rows], max_new_tokens, batch_tokens):
             budgets = [min(max_new_tokens, limit - len(rows[i])) for i in chosen]
-            new = _decode(model, [rows[i] for i in chosen], budgets)
+            draws = [drawing[i] for i in chosen] if drawing else []
+            new = _decode(model, [rows[i] for i in chosen], budgets, decoding, draws)
             for i, ids in zip(chosen, new, strict=True):
                 answers[i] = ids
-    decode = model.tokenizer.decode
-    return [str(decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+    return [decoding.cut(_text(model.tokenizer, ids)) for ids in answers]
 
 
 def continuation_logprobs(
@@ -177,9 +188,11 @@ def end_ids(model: LoadedModel) -> frozenset[int]:
     return frozenset({own, *(i for i in listed if i in special)} - {None})
 
 
-def _encode_prefix(tokenizer: Any, prompt: str, join: str) -> list[int]:
+def _encode_prefix(tokenizer: Any, prompt: str, join: str, begin: str = "") -> list[int]:
     """Encode what precedes an answer, without special tokens that close a text."""
     prefix, _ = template(join)(tokenizer, prompt, "")
+    if begin:
+        prefix += begin if prefix[-1:] in ("", " ", "\n") else f" {begin}"
     encoding = tokenizer(prefix, return_offsets_mapping=True)
     ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
     while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
@@ -237,10 +250,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
 def _decode(
-    model: LoadedModel, rows: Sequence[list[int]], budgets: Sequence[int]
+    model: LoadedModel,
+    rows: Sequence[list[int]],
+    budgets: Sequence[int],
+    decoding: Decoding,
+    drawing: Sequence[Any],
 ) -> list[list[int]]:
-    """Continue one batch greedily; row `i` gets at most `budgets[i]` tokens.
+    """Continue one batch; row `i` gets at most `budgets[i]` tokens and draws from `drawing[i]`.
 
     The key-value cache is cut down to the rows that are still going.
     """
@@ -262,12 +283,16 @@ def _decode(
             logits_to_keep=1,
             **{cache_name: cache},
         )
-        best = output.logits[:, -1].argmax(-1)
+        draws = [drawing[row] for row in going] if drawing else []
+        best = next_tokens(output.logits[:, -1], decoding, draws)
         stay = []
         for place, (row, token) in enumerate(zip(going, best.tolist(), strict=True)):
             if token not in ends:
                 answers[row].append(token)
-                if len(answers[row]) < budgets[row]:
+                if len(answers[row]) < budgets[row] and not (
+                    decoding.stops
+                    and decoding.stopped(_text(model.tokenizer, answers[row][-STOP_WINDOW:]))
+                ):
                     stay.append(place)
         cache = getattr(output, cache_name)
         if len(stay) < len(going):
