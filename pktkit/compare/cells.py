@@ -13,7 +13,7 @@ import attrs
 import structlog
 
 from pktkit.boundary import checked_scores
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
@@ -157,9 +157,7 @@ class CellRunner:
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            task, split = choose_task(self.registry, name), self.plan.split
-            items = task.items(split)[: self.plan.item_limit]
-            self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
+            self._tasks[name] = scored(choose_task(self.registry, name), self.plan)
         return self._tasks[name]
 
     def _probe(self, name: str) -> Probe:

@@ -125,15 +125,26 @@ def choose_strategies(
     return chosen
 
 
+def own_tasks(registry: Registry) -> list[str]:
+    """Return the names of the tasks whose rows come with their package."""
+    return sorted({e.component.name for e in registry.entries(Kind.TASK) if not e.component.external})
+
+
 def choose_task(registry: Registry, name: str) -> Task:
-    """Return a task by its registered name, or from a file of rows.
+    """Return a task by its registered name or reference, or from a file of rows.
 
     Raises:
-        UsageError: no such task, or a file that cannot be read as one.
+        UsageError: no such task, a file that cannot be read as one, or data that is not there.
     """
     from pktkit.tasks.jsonl import resolve_task
 
     return resolve_task(name, registry.names(Kind.TASK), registry.task)
+
+
+def scored(task: Task, plan: Plan) -> Task:
+    """Return a task whose scored split is cut to the items that the plan scores."""
+    items = task.items(plan.split)[: plan.item_limit]
+    return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
