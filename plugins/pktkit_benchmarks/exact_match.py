@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.decoding import Decoding
 from pktkit.errors import UsageError, unknown_name
 from pktkit.generation import generate
 from pktkit.options import option
@@ -47,14 +48,17 @@ class ExactMatchOptions:
     extract: str = option(
         "all", "What of answer and gold answer is compared.", choices=tuple(EXTRACTORS)
     )
+    stops: tuple[str, ...] = option((), "Texts that end an answer.")
 
 
 @attrs.frozen
 class ExactMatch:
     """Generates an answer to every prompt and compares it with the gold answer.
 
+    An item's check may hold `begin`, how every answer is made to begin.
+
     Arguments:
-        options: what is compared.
+        options: what is compared, and where answers stop.
     """
 
     Options = ExactMatchOptions
@@ -74,6 +78,8 @@ class ExactMatch:
             [item.prompt for item in items],
             max_new_tokens=task.max_new_tokens,
             join=task.template,
+            begins=[str(item.check.get("begin", "")) for item in items],
+            decoding=Decoding(stops=self.options.stops),
         )
         return [
             ItemScore(item.id, score_exact_match(text, item.answer, self.options.extract), text)

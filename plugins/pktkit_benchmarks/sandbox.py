@@ -68,10 +68,12 @@ class Sandbox:
 
     Arguments:
         limits: per expression.
+        worker: the script that the process runs.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, worker: Path = WORKER) -> None:
         self.limits = limits or Limits()
+        self._worker = worker
         self._folder = tempfile.TemporaryDirectory(prefix="pktkit-sandbox-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -110,11 +112,31 @@ class Sandbox:
             return Outcome(outputs=tuple(answer["outputs"]))
         return Outcome(error=str(answer.get("error", "the answer is malformed")))
 
+    def run_program(self, program: str) -> str:
+        """Run a program with its tests, for the worker that takes programs.
+
+        Returns:
+            Why it failed; empty where it ran to its end.
+
+        Raises:
+            StrategyError: the process cannot be started at all.
+        """
+        if self._process is None:
+            self._start()
+        try:
+            line = json.dumps({"program": program}).encode() + b"\n"
+            # The worker itself keeps the time of the program; this is for the worker.
+            answer = self._ask(line, self.limits.seconds + START_SECONDS)
+        except _Lost as lost:
+            self._stop()
+            return str(lost)
+        return str(answer.get("error", "the answer is malformed"))
+
     def _start(self) -> None:
         """Start the process: own group, empty environment, no files of ours, empty folder."""
         limits = json.dumps(attrs.asdict(self.limits))
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(WORKER), limits],
+            [sys.executable, "-I", "-S", "-B", str(self._worker), limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
