@@ -70,9 +70,7 @@ def generators(rows: Sequence[Sequence[int]], seed: int) -> list[torch.Generator
     return found
 
 
-def next_tokens(
-    logits: Tensor, decoding: Decoding, drawing: Sequence[torch.Generator]
-) -> Tensor:
+def next_tokens(logits: Tensor, decoding: Decoding, drawing: Sequence[torch.Generator]) -> Tensor:
     """Choose the next token of every row.
 
     Arguments:

@@ -99,7 +99,10 @@ def generate(
             new = _decode(model, [rows[i] for i in chosen], budgets, decoding, draws)
             for i, ids in zip(chosen, new, strict=True):
                 answers[i] = ids
-    return [decoding.cut(_text(model.tokenizer, ids)) for ids in answers]
+    return [
+        decoding.cut(_continuation(model.tokenizer, row, ids))
+        for row, ids in zip(rows, answers, strict=True)
+    ]
 
 
 def continuation_logprobs(
@@ -252,6 +255,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of an answer as it continues what stands before it.
+
+    Some tokenizers drop a space at the beginning of a text, which in code is an indentation;
+    reading the answer behind the last token before it keeps the space.
+    """
+    alone, last = _text(tokenizer, ids), before[-1:]
+    start, whole = _text(tokenizer, last), _text(tokenizer, [*last, *ids])
+    kept = whole.removeprefix(start)
+    return kept if whole.startswith(start) and kept.endswith(alone) else alone
 
 
 def _decode(

@@ -43,7 +43,9 @@ def test_nucleus_leaves_the_tail_out() -> None:
     assert set(draw(logits, Decoding(1.0, 1e-9), 50).tolist()) == {0}
 
 
-@given(st.lists(st.floats(-30, 30), min_size=2, max_size=12), st.floats(0.05, 3), st.floats(0.01, 1))
+@given(
+    st.lists(st.floats(-30, 30), min_size=2, max_size=12), st.floats(0.05, 3), st.floats(0.01, 1)
+)
 @settings(max_examples=50, deadline=None)
 def test_a_drawn_token_is_in_the_nucleus(raw: list[float], temperature: float, p: float) -> None:
     logits = torch.tensor(raw)

@@ -127,7 +127,9 @@ def choose_strategies(
 
 def own_tasks(registry: Registry) -> list[str]:
     """Return the names of the tasks whose rows come with their package."""
-    return sorted({e.component.name for e in registry.entries(Kind.TASK) if not e.component.external})
+    return sorted(
+        {e.component.name for e in registry.entries(Kind.TASK) if not e.component.external}
+    )
 
 
 def choose_task(registry: Registry, name: str) -> Task:

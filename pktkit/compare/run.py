@@ -117,8 +117,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    name: attrs.asdict(budget_for(task, strategy))
-                    for name, task in tasks.items()
+                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
                 }
                 if strategy.injector
                 else {},

@@ -103,9 +103,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     keys = ", ".join(_KEYS)
     if not isinstance(content, dict) or not {"rows", "evaluate"} & set(content):
-        raise UsageError(
-            f"{path} must be a mapping with 'rows' or 'evaluate' and any of {keys}."
-        )
+        raise UsageError(f"{path} must be a mapping with 'rows' or 'evaluate' and any of {keys}.")
     for key, value in content.items():
         if key not in _KEYS:
             guess = did_you_mean(str(key), _KEYS)

@@ -53,11 +53,12 @@ def apart(
     return tuple(kept)
 
 
-def dealt(items: Iterable[Item], salt: str, sizes: Mapping[str, int] = SIZES) -> dict[str, tuple[Item, ...]]:
+def dealt(
+    items: Iterable[Item], salt: str, sizes: Mapping[str, int] = SIZES
+) -> dict[str, tuple[Item, ...]]:
     """Deal items into `extract`, `align`, `dev` and `train` by the hash of their prompts.
 
-    A split never takes more than a tenth of the items (half of them all together go to
-    `train` at least), so that few rows are still enough for all four.
+    No split but `train` takes more than a tenth of the items, so that few are enough for all.
     """
     order = sorted(items, key=lambda item: digest(f"{salt}|{normalised(item.prompt)}"))
     found: dict[str, tuple[Item, ...]] = {}
@@ -74,8 +75,9 @@ def with_training(
 ) -> Task:
     """Return a task that learns from other rows.
 
-    What is missing of `align` and `extract` is dealt out of `train`. Rows whose question the task
-    asks in `test` or `dev` are left out, and the card says how many.
+    What is missing of `align` and `extract` is dealt out of `train`, and `dev` with it where the
+    task has none. Rows whose question the task asks in `test` or `dev` are left out, and the card
+    says how many.
 
     Arguments:
         task: scored as before.
@@ -88,20 +90,21 @@ def with_training(
     """
     scored = [item for split in ("test", "dev") for item in task.splits.get(split, ())]
     taken = asked(scored, question)
+    before = len(taken)
     given = {split: tuple(splits.get(split, ())) for split in LEARNING}
     kept = {split: apart(given[split], taken, question) for split in ("extract", "align", "train")}
-    missing = {split: size for split, size in SIZES.items() if split in kept and not kept[split]}
-    if "dev" not in task.splits:
-        missing["dev"] = SIZES["dev"]
-    dealt_out = dealt(kept["train"], task.name, missing)
-    kept |= dealt_out
+    total = sum(map(len, given.values()))
+    dropped = total - (len(taken) - before)
+    if not (kept["extract"] and kept["align"]):
+        # Splits as published stay as they are; anything else is dealt, `dev` included.
+        wanted = [split for split in kept if split != "train" and not kept[split]]
+        wanted += [] if "dev" in task.splits else ["dev"]
+        kept |= dealt(kept["train"], task.name, {split: SIZES[split] for split in wanted})
     if not kept["train"]:
-        total = sum(map(len, given.values()))
         raise UsageError(
             f"{where}: none of its {total} rows is left to train on; rows that the task scores, "
             "and repeated ones, are not used."
         )
-    dropped = sum(map(len, given.values())) - len(taken) + len(asked(scored, question))
     return attrs.evolve(
         task,
         splits={**task.splits, **kept},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pktkit.pair import LoadedModel
     from pktkit.tasks.base import Task
 
+
 def score_exact_match(prediction: str, answer: str, extract: str = "all") -> float:
     """Score one prediction: 1.0 when what is extracted from it and from the answer are equal.
 

@@ -283,7 +283,9 @@ def _leaves(name: str, include_path: str) -> dict[str, Any]:
     """
     _require()
     if not name:
-        raise UsageError("task 'lm-eval' needs a task of the harness, e.g. --task lm-eval:arc_easy.")
+        raise UsageError(
+            "task 'lm-eval' needs a task of the harness, e.g. --task lm-eval:arc_easy."
+        )
     if include_path and not Path(include_path).expanduser().is_dir():
         raise UsageError(f"task 'lm-eval': folder of task files {include_path} does not exist.")
     manager = _manager(include_path, name)

@@ -156,8 +156,10 @@ class Asking:
         for items in (lessons or {}).values():
             taken |= asked(items, question)
         own = tuple(pool)
-        kept = tuple(dev) or (dealt(own, self.source.name)["dev"] if own else ())
-        kept = apart(kept, taken, question)
+        unseen = apart(own, set(taken), question)
+        kept = apart(dev, taken, question) or (
+            dealt(unseen, self.source.name)["dev"] if unseen else ()
+        )
         if kept:
             absent = {split: why for split, why in task.absent.items() if split != "dev"}
             task = attrs.evolve(task, splits={**task.splits, "dev": kept}, absent=absent)
@@ -187,5 +189,3 @@ def need(rows: Sequence[object], source: Source, data: str, split: str, why: str
             f"task '{source.name}' finds no '{split}' rows in {data or source.hub}, {why}. "
             f"{source.ways()}"
         )
-
-

@@ -162,9 +162,7 @@ def question_of(prompt: str) -> str:
     return prompt.partition("\n\n")[2].removesuffix("\nAnswer:")
 
 
-def _item(
-    row: RawRow, name: str, style: str, examples: Sequence[RawRow], *, spaces: int
-) -> Item:
+def _item(row: RawRow, name: str, style: str, examples: Sequence[RawRow], *, spaces: int) -> Item:
     # The published evaluation has two spaces before the subject, the training rows one.
     about = " " * (spaces if style == "tulu" else 1) + str(row["subject"]).replace("_", " ")
     head = f"The following are multiple choice questions (with answers) about{about}.\n\n"
