@@ -68,8 +68,8 @@ def disarm() -> None:
             if module is not None and hasattr(module, function):
                 setattr(module, function, None)
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
-    builtins.input = None  # type: ignore[assignment]
-    builtins.exit = builtins.quit = None  # type: ignore[attr-defined]
+    for name in ("input", "exit", "quit"):
+        setattr(builtins, name, None)
 
 
 def outcome(program: str) -> str:

@@ -112,7 +112,7 @@ class Mmlu:
             where=lessons or options.data or SOURCE.hub,
         )
 
-    def _of_subject(self, rows: Sequence[RawRow]) -> Sequence[RawRow]:
+    def _of_subject(self, rows: Sequence[RawRow]) -> list[RawRow]:
         wanted = self.options.subject
         found = [row for row in rows if wanted in ("", row["subject"])]
         if not found:
