@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from tiny_tokenizers import byte_level
 
 from pktkit import batching
 from pktkit.batching import Cost, Load, run_in_batches
@@ -16,7 +17,6 @@ from pktkit.pair import LoadedModel
 from pktkit.tasks.base import Item
 from pktkit.testing import tiny_loaded
 from pktkit.testing.models import FAMILIES
-from tiny_tokenizers import byte_level
 
 LEARNED_POSITIONS = ("gpt2", "opt")
 CHECKED = (*LEARNED_POSITIONS, "llama", "gemma2")
@@ -167,6 +167,10 @@ def test_equal_answers_for_every_batch_size(loaded: LoadedModel) -> None:
     assert one == three == every and len(set(one)) > 4
 
 
+def flat(rows: list[list[float]]) -> list[float]:
+    return [value for row in rows for value in row]
+
+
 def rows_per_call(model: LoadedModel, calls: list[int], limit: int, error: Exception) -> object:
     """Count rows of forward passes, and refuse more than `limit` of them."""
 
@@ -184,9 +188,17 @@ def rows_per_call(model: LoadedModel, calls: list[int], limit: int, error: Excep
         torch.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
     ],
 )
-def test_batches_are_halved_when_memory_runs_out(llama: LoadedModel, error: Exception) -> None:
+def test_what_says_that_memory_ran_out(error: Exception) -> None:
+    assert batching.is_out_of_memory(error)
+    assert not batching.is_out_of_memory(ValueError("out of memory"))
+    assert not batching.is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_batches_are_halved_when_memory_runs_out(llama: LoadedModel) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory.")
     texts, choices = prompts(12), [["t1 t2", "t3 t4", "t5"]] * 12
     answers = generate(llama, texts, max_new_tokens=4)
     scores = continuation_logprobs(llama, texts, choices)
@@ -196,7 +208,7 @@ def test_batches_are_halved_when_memory_runs_out(llama: LoadedModel, error: Exce
         assert generate(llama, texts, max_new_tokens=4) == answers
         assert max(calls[2:]) <= 6 and sum(calls) < 200
         found = continuation_logprobs(llama, texts, choices)
-        assert sum(found, []) == pytest.approx(sum(scores, []), abs=1e-5)
+        assert flat(found) == pytest.approx(flat(scores), abs=1e-5)
     finally:
         handle.remove()
 
@@ -221,7 +233,7 @@ def test_batches_fit_what_is_free(llama: LoadedModel, monkeypatch: pytest.Monkey
         monkeypatch.setattr(batching, "free_bytes", lambda device, free=free: free)
         batches: list[list[int]] = []
         run_in_batches(llama, [load] * 200, batches.append)
-        assert sorted(sum(batches, [])) == list(range(200))
+        assert sorted(index for batch in batches for index in batch) == list(range(200))
         sizes.append(len(batches[0]))
     assert sizes == [1, 15, batching.BATCH_TOKENS // 100]
 
@@ -305,5 +317,5 @@ def test_models_with_a_running_state_are_read_plainly(
     handle = rows_per_call(llama, calls, 99, RuntimeError())
     found = continuation_logprobs(llama, prompts(3), choices)
     handle.remove()
-    assert sum(found, []) == pytest.approx(sum(expected, []), abs=1e-5)
+    assert flat(found) == pytest.approx(flat(expected), abs=1e-5)
     assert sum(calls) == 6

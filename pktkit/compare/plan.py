@@ -60,6 +60,8 @@ class Plan:
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
+        allow_code_execution: whether programs that a model wrote may be run, see
+            `pktkit.permission`.
     """
 
     pair: PairSpec
@@ -71,6 +73,7 @@ class Plan:
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
     trace: bool = False
+    allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""

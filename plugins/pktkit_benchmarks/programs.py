@@ -14,6 +14,7 @@ import attrs
 import structlog
 from attrs import validators
 
+from pktkit.permission import require_code_execution
 from pktkit_benchmarks.worker_process import Lost, WorkerProcess
 
 log = structlog.get_logger(__name__)
@@ -73,9 +74,13 @@ class ProgramSandbox:
 
     Arguments:
         limits: per program.
+
+    Raises:
+        UsageError: there is no permission to run programs, see `pktkit.permission`.
     """
 
     def __init__(self, limits: ProgramLimits | None = None) -> None:
+        require_code_execution("the program sandbox")
         self.limits = limits or ProgramLimits()
         self._worker = WorkerProcess(
             "programs", attrs.asdict(self.limits), answer_bytes=_ANSWER_BYTES
@@ -129,6 +134,7 @@ def run_programs(
         limits: per program.
 
     Raises:
+        UsageError: there is no permission to run programs.
         StrategyError: the sandbox cannot be started.
     """
     with ProgramSandbox(limits) as sandbox:

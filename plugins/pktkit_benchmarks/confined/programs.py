@@ -241,9 +241,9 @@ def _arrange(writes: list[int]) -> None:
     for target, place in enumerate(parked):
         os.dup2(place, target)
     os.closerange(_RESULT + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 256)
-    sys.stdin = open(0)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1 << 13)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1)
+    sys.stdin = open(0)  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1 << 13)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
 
 
 @contextlib.contextmanager
