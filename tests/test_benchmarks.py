@@ -19,9 +19,9 @@ from pktkit.registry import Registry
 from pktkit.tasks.base import Item, Task
 from pktkit.tasks.jsonl_rows import normalised
 from pktkit.testing import tiny_loaded
-from pktkit_benchmarks.code_tests import CodeTests, program_of, run_programs
+from pktkit_benchmarks.code_tests import CodeTests, program_of
+from pktkit_benchmarks.programs import run_programs
 from pktkit_benchmarks.public import gsm8k, humaneval, mbpp, mmlu
-from pktkit_benchmarks.sandbox import Limits
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+
+
+@pytest.fixture(autouse=True)
+def permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PKTKIT_ALLOW_CODE_EXECUTION", "1")
 
 
 def lines(path: Path, rows: list[Any]) -> Path:
@@ -282,35 +287,12 @@ def test_humaneval_as_published_on_local_rows(registry: Registry, tmp_path: Path
 # Programs
 
 
-def test_programs_fail_alone() -> None:
-    reasons = run_programs(
-        [
-            "assert 1 == 1",
-            "assert 1 == 2",
-            "while True: pass",
-            "import os\nos._exit(0)",
-            "raise SystemExit(0)",
-            "open('/etc/hostname')",
-            "import socket",
-            "x = bytearray(4 << 30)",
-            "def f(:",
-            "import os\nos.kill(os.getppid(), 9)",
-            "print('fine'); import math, typing, collections",
-        ],
-        Limits(seconds=1.0, memory=256 << 20),
-    )
-    assert reasons[0] == reasons[-1] == ""
-    assert all(reasons[1:-1])
-    assert reasons[2] == "ran out of time" and reasons[8].startswith("SyntaxError")
-
-
 def test_answers_are_taken_as_asked() -> None:
     check = {"before": "", "after": "assert f() == 1"}
     text = " Sure:\n```python\ndef f():\n    return 1\n```\nDone."
-    assert run_programs([program_of(text, check, "fenced")]) == [""]
-    assert run_programs([program_of(text, check)]) != [""]
     body = program_of("    return 1\n", {"before": "def f():\n", "after": "assert f() == 1"})
-    assert run_programs([body]) == [""]
+    programs = [program_of(text, check, "fenced"), program_of(text, check), body]
+    assert [verdict.passed for verdict in run_programs(programs)] == [True, False, True]
 
 
 # Scoring by a model, and refusals

@@ -88,7 +88,7 @@ def test_rows_of_ones_own_and_refusals(folder: Path) -> None:
     assert {item.prompt for item in task.items("train")} <= {row["prompt"] for row in rows}
     assert task.evaluator.name == "lm-eval" and len(task.items("test")) == 9
     for reference, message in (
-        ("lm-eval", "needs a task of the harness, e.g. --task lm-eval:arc_easy"),
+        ("lm-eval", "name a task of the harness, e.g. --task lm-eval:arc_easy"),
         (f"lm-eval:toy@{folder}/none", "does not exist"),
         (f"lm-eval:toy@{folder}?shots=-1", "shots"),
     ):

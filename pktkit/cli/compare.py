@@ -37,6 +37,7 @@ class Request:
         split: where scores are read.
         analyses: comma list of analyses to add; None for none.
         limit: items scored per task; None for all.
+        allow_code_execution: whether programs that a model wrote may be run.
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
@@ -50,6 +51,7 @@ class Request:
     split: str
     analyses: str | None
     limit: int | None
+    allow_code_execution: bool
     jobs: int | None
     form: str
     out: Path | None
@@ -86,6 +88,11 @@ class Request:
 )
 @click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
+@click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
+)
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
     "--format",
@@ -128,6 +135,7 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
     from pktkit.transfer import budget_for
 
     registry = app.registry
@@ -140,6 +148,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         task = choose_task(registry, name)
         registry.get(Kind.EVALUATOR, task.evaluator.name)
         task.items(request.split)
+        with code_execution(request.allow_code_execution):
+            require_permission(registry, task)
         for strategy in chosen:
             budget_for(task, strategy)
             if strategy.injector is not None:
@@ -153,6 +163,7 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         settings=models.settings,
         selection=app.selection,
         item_limit=request.limit,
+        allow_code_execution=request.allow_code_execution,
         trace=app.trace_plugins,
     )
 

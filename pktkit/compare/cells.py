@@ -18,6 +18,7 @@ from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
+from pktkit.permission import code_execution
 from pktkit.points import budget_at
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
@@ -148,15 +149,16 @@ class CellRunner:
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
         task, split = self._task(stages.key.task), self.plan.split
-        return stages.run(
-            EVALUATE,
-            Kind.EVALUATOR,
-            task.evaluator,
-            lambda evaluator: checked_scores(
-                evaluator.evaluate(model, task, split), task.items(split)
-            ),
-            shown=lambda scores: f"{len(scores)} scores",
-        )
+        with code_execution(self.plan.allow_code_execution):
+            return stages.run(
+                EVALUATE,
+                Kind.EVALUATOR,
+                task.evaluator,
+                lambda evaluator: checked_scores(
+                    evaluator.evaluate(model, task, split), task.items(split)
+                ),
+                shown=lambda scores: f"{len(scores)} scores",
+            )
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:

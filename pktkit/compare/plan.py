@@ -62,6 +62,8 @@ class Plan:
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        allow_code_execution: whether programs that a model wrote may be run, see
+            `pktkit.permission`.
     """
 
     pair: PairSpec
@@ -74,6 +76,7 @@ class Plan:
     item_limit: int | None = None
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""

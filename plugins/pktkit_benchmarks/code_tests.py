@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
 
-from pktkit.decoding import Decoding
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
+from pktkit.permission import require_code_execution
+from pktkit.sampling import Sampling
 from pktkit_benchmarks.pass_at_k import pass_at_k
-from pktkit_benchmarks.sandbox import Limits, Sandbox
+from pktkit_benchmarks.programs import ProgramLimits, run_programs
 
 if TYPE_CHECKING:
     from pktkit.pair import LoadedModel
     from pktkit.tasks.base import Item, Task
 
-PROGRAM_WORKER = Path(__file__).with_name("program_worker.py")
 _FENCE = re.compile(r"```(?:[A-Za-z]\w*)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -33,29 +33,19 @@ def fenced(text: str) -> str:
     return found[1] if found else text
 
 
-def program_of(text: str, check: Mapping[str, Any], take: str = "text") -> str:
-    """Return the program to run: what precedes the answer, the answer, the tests.
+def program_of(text: str, check: Mapping[str, Any], take: str = "text") -> tuple[str, str]:
+    """Return the program to run, and what checks it.
 
     Arguments:
         text: what the model said.
-        check: `before` and `after` of an item.
+        check: of the item: `before` the answer, tests `after` it.
         take: `text` runs all of it, `fenced` its first code fence.
     """
     code = fenced(text) if take == "fenced" else text
     before = str(check["before"])
     # An answer that continues nothing starts at the left margin.
     code = code.rstrip() if before else code.strip()
-    return f"{before}{code}\n{check['after']}"
-
-
-def run_programs(programs: Sequence[str], limits: Limits | None = None) -> list[str]:
-    """Run programs, each in a process of its own; return why each failed, empty where it passed.
-
-    Raises:
-        StrategyError: the sandbox cannot be started.
-    """
-    with Sandbox(limits or Limits(seconds=3.0), worker=PROGRAM_WORKER) as sandbox:
-        return [sandbox.run_program(program) for program in programs]
+    return f"{before}{code}\n", str(check["after"])
 
 
 @attrs.frozen
@@ -75,7 +65,7 @@ class CodeTestsOptions:
     take: str = option(
         "text", "All of an answer, or the first code fence in it.", choices=("text", "fenced")
     )
-    seconds: float = option(3.0, "Wall time for one program.", validator=validators.gt(0))
+    seconds: float = option(5.0, "Processor time of one program.", validator=validators.gt(0))
     memory_mib: int = option(512, "Memory of one program in MiB.", validator=validators.ge(64))
 
     def __attrs_post_init__(self) -> None:
@@ -98,33 +88,31 @@ class CodeTests:
     """
 
     Options = CodeTestsOptions
+    capabilities = Capabilities(executes_code=True)
     options: CodeTestsOptions = attrs.field(factory=CodeTestsOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:
         """Return one score per item of `split`, in the split's order: its estimate of pass@k.
 
         Raises:
-            UsageError: the task has no such split, or an item has no tests.
+            UsageError: the task has no such split, an item has no tests, or there is no
+                permission to run programs.
             StrategyError: the sandbox cannot be started.
         """
+        require_code_execution(f"task '{task.name}': evaluator 'code-tests'")
         items, options = task.items(split), self.options
         for item in items:
             _check(item)
         repeated = [item for item in items for _ in range(options.samples)]
-        decoding = Decoding(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-            stops=options.stops,
-            trim=False,
-        )
         texts = generate(
             model,
             [item.prompt for item in repeated],
             max_new_tokens=task.max_new_tokens,
             join=task.template,
             begins=[str(item.check.get("begin", "")) for item in repeated],
-            decoding=decoding,
+            stop=options.stops,
+            strip=False,
+            sampling=Sampling(options.temperature, options.top_p, options.seed),
         )
         n = options.samples
         return self.score(items, [texts[start : start + n] for start in range(0, len(texts), n)])
@@ -135,7 +123,7 @@ class CodeTests:
         The prediction kept is the first answer.
         """
         options = self.options
-        limits = Limits(seconds=options.seconds, memory=options.memory_mib << 20)
+        limits = ProgramLimits(seconds=options.seconds, memory=options.memory_mib << 20)
         programs = [
             program_of(text, item.check, options.take)
             for item, texts in zip(items, answers, strict=True)
@@ -143,8 +131,8 @@ class CodeTests:
         ]
         # Equal programs, frequent at low temperature, run once.
         distinct = list(dict.fromkeys(programs))
-        failed = dict(zip(distinct, run_programs(distinct, limits), strict=True))
-        passed = iter([not failed[program] for program in programs])
+        verdicts = dict(zip(distinct, run_programs(distinct, limits), strict=True))
+        passed = iter([verdicts[program].passed for program in programs])
         return [
             ItemScore(
                 item.id,

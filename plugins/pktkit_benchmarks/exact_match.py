@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.decoding import Decoding
 from pktkit.errors import UsageError, unknown_name
 from pktkit.generation import generate
 from pktkit.options import option
@@ -80,7 +79,7 @@ class ExactMatch:
             max_new_tokens=task.max_new_tokens,
             join=task.template,
             begins=[str(item.check.get("begin", "")) for item in items],
-            decoding=Decoding(stops=self.options.stops),
+            stop=self.options.stops,
         )
         return [
             ItemScore(item.id, score_exact_match(text, item.answer, self.options.extract), text)

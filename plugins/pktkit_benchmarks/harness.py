@@ -253,9 +253,7 @@ def _chosen(item: Item, said: Any) -> str:
 
 def _require() -> None:
     if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError(
-            "task 'lm-eval' needs lm-evaluation-harness. Install it: pip install 'pktkit[lm-eval]'."
-        )
+        raise UsageError("lm-evaluation-harness is not installed: pip install 'pktkit[lm-eval]'.")
 
 
 @functools.lru_cache(maxsize=4)
@@ -283,11 +281,9 @@ def _leaves(name: str, include_path: str) -> dict[str, Any]:
     """
     _require()
     if not name:
-        raise UsageError(
-            "task 'lm-eval' needs a task of the harness, e.g. --task lm-eval:arc_easy."
-        )
+        raise UsageError("name a task of the harness, e.g. --task lm-eval:arc_easy.")
     if include_path and not Path(include_path).expanduser().is_dir():
-        raise UsageError(f"task 'lm-eval': folder of task files {include_path} does not exist.")
+        raise UsageError(f"folder of task files {include_path} does not exist.")
     manager = _manager(include_path, name)
     if not manager.match_tasks([name]):
         raise UsageError(

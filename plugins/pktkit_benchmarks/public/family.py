@@ -69,12 +69,11 @@ class Protocol:
         return f"{self.style}-{self.shots}shot"
 
 
-def parse_protocol(text: str, benchmark: str, styles: Mapping[str, int]) -> Protocol:
+def parse_protocol(text: str, styles: Mapping[str, int]) -> Protocol:
     """Read `STYLE-Nshot`.
 
     Arguments:
         text: as typed after the colon.
-        benchmark: for messages.
         styles: by style, the most examples that may precede.
 
     Raises:
@@ -85,14 +84,10 @@ def parse_protocol(text: str, benchmark: str, styles: Mapping[str, int]) -> Prot
     known = ", ".join(f"{name}-0shot to {name}-{most}shot" for name, most in styles.items())
     if style not in styles or match is None:
         raise UsageError(
-            f"task '{benchmark}' has no protocol '{text}'.{did_you_mean(style, styles)} "
-            f"Known: {known}."
+            f"there is no protocol '{text}'.{did_you_mean(style, styles)} Known: {known}."
         )
     if int(match["shots"]) > styles[style]:
-        raise UsageError(
-            f"task '{benchmark}': protocol '{text}' asks for {match['shots']} examples. "
-            f"Known: {known}."
-        )
+        raise UsageError(f"protocol '{text}' asks for {match['shots']} examples. Known: {known}.")
     return Protocol(style, int(match["shots"]))
 
 
@@ -186,6 +181,5 @@ def need(rows: Sequence[object], source: Source, data: str, split: str, why: str
     """
     if not rows:
         raise UsageError(
-            f"task '{source.name}' finds no '{split}' rows in {data or source.hub}, {why}. "
-            f"{source.ways()}"
+            f"there are no '{split}' rows in {data or source.hub}, {why}. {source.ways()}"
         )

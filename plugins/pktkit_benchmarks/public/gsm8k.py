@@ -52,7 +52,7 @@ class Gsm8k:
             UsageError: unknown protocol, or rows that are not there.
         """
         options = self.options
-        protocol = parse_protocol(options.protocol, SOURCE.name, STYLES)
+        protocol = parse_protocol(options.protocol, STYLES)
         rows = SOURCE.rows(options.data)
         test = rows.get("test") or rows.get("", ())
         need(test, SOURCE, options.data, "test", "which are scored")

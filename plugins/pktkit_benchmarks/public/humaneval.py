@@ -8,7 +8,7 @@ import attrs
 
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit_benchmarks.public.family import Asking, CodeOptions, need, parse_protocol, questions
-from pktkit_benchmarks.public.programs import BEGIN, INSTRUCTION, Sampling, code_tests
+from pktkit_benchmarks.public.programs import BEGIN, INSTRUCTION, Draws, code_tests
 from pktkit_benchmarks.public.sources import RawRow, RawSplits, Source
 
 
@@ -36,7 +36,7 @@ STYLES = {"tulu": 0, "completion": 0}
 in the benchmark's paper, one greedy answer unless samples are asked for."""
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-SAMPLING = {"tulu": Sampling(20, 0.1, 0.95), "completion": Sampling(1, 0.0, 0.95)}
+DRAWS = {"tulu": Draws(20, 0.1, 0.95), "completion": Draws(1, 0.0, 0.95)}
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class HumanEval:
             UsageError: unknown protocol, or rows that are not there.
         """
         options = self.options
-        protocol = parse_protocol(options.protocol, SOURCE.name, STYLES)
+        protocol = parse_protocol(options.protocol, STYLES)
         rows = SOURCE.rows(options.data)
         test = rows.get("test") or rows.get("", ())
         need(test, SOURCE, options.data, "test", "which are scored")
@@ -66,7 +66,7 @@ class HumanEval:
         return Asking(
             source=SOURCE,
             protocol=protocol,
-            evaluator=code_tests(options, SAMPLING[protocol.style], stops=STOPS),
+            evaluator=code_tests(options, DRAWS[protocol.style], stops=STOPS),
             card=TaskCard(
                 summary="Python functions completed from signature and docstring.",
                 metric=f"pass@{options.k}",

@@ -8,7 +8,7 @@ import attrs
 
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit_benchmarks.public.family import Asking, CodeOptions, need, parse_protocol, questions
-from pktkit_benchmarks.public.programs import BEGIN, INSTRUCTION, Sampling, code_tests
+from pktkit_benchmarks.public.programs import BEGIN, INSTRUCTION, Draws, code_tests
 from pktkit_benchmarks.public.sources import RawRow, Source
 
 SOURCE = Source(
@@ -35,7 +35,7 @@ RANGES: Mapping[str, range] = {
 SHOWN = (2, 3, 4)
 """Problems that the paper shows as examples."""
 
-SAMPLING = {"tulu": Sampling(1, 0.1), "austin": Sampling(1, 0.0)}
+DRAWS = {"tulu": Draws(1, 0.1), "austin": Draws(1, 0.0)}
 _FENCE = "```python\n"
 
 
@@ -57,7 +57,7 @@ class Mbpp:
             UsageError: unknown protocol, or rows that are not there.
         """
         options = self.options
-        protocol = parse_protocol(options.protocol, SOURCE.name, STYLES)
+        protocol = parse_protocol(options.protocol, STYLES)
         rows = _official(SOURCE.rows(options.data))
         need(rows["test"], SOURCE, options.data, "test", "which are scored")
         examples = [row for row in rows["prompt"] if row["task_id"] in SHOWN][: protocol.shots]
@@ -77,7 +77,7 @@ class Mbpp:
             source=SOURCE,
             protocol=protocol,
             evaluator=code_tests(
-                options, SAMPLING[protocol.style], stops=("```",) if tulu else ("[DONE]",)
+                options, DRAWS[protocol.style], stops=("```",) if tulu else ("[DONE]",)
             ),
             card=TaskCard(
                 summary="Short Python programs written from one sentence.",

@@ -67,7 +67,7 @@ class Mmlu:
             UsageError: unknown protocol or subject, or rows that are not there.
         """
         options = self.options
-        protocol = parse_protocol(options.protocol, SOURCE.name, STYLES)
+        protocol = parse_protocol(options.protocol, STYLES)
         rows = {split: _rows(found) for split, found in SOURCE.rows(options.data).items()}
         test = rows.get("test") or rows.get("", [])
         need(test, SOURCE, options.data, "test", "which are scored")
@@ -118,7 +118,7 @@ class Mmlu:
         if not found:
             known = {str(row["subject"]) for row in rows}
             raise UsageError(
-                f"task 'mmlu' has no subject '{wanted}'.{did_you_mean(wanted, known)} "
+                f"there is no subject '{wanted}'.{did_you_mean(wanted, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
         return found
@@ -145,7 +145,7 @@ def _answer(row: RawRow, number: int) -> int:
     fitting = isinstance(choices, list) and len(choices) == len(LETTERS)
     if not fitting or not isinstance(index, int) or not 0 <= index < len(LETTERS):
         raise UsageError(
-            f"task 'mmlu': row {number} ({str(row['question'])[:40]!r}…) needs four choices and an "
+            f"row {number} ({str(row['question'])[:40]!r}…) needs four choices and an "
             f"answer 0 to 3 or A to D, got {answer!r} of {len(choices)} choices."
         )
     return index

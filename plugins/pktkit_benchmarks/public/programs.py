@@ -15,7 +15,7 @@ BEGIN = "Here is the completed function:\n\n\n"
 
 
 @attrs.frozen
-class Sampling:
+class Draws:
     """How many answers a protocol draws, and how."""
 
     samples: int
@@ -24,14 +24,14 @@ class Sampling:
 
 
 def code_tests(
-    options: CodeOptions, sampling: Sampling, *, stops: tuple[str, ...], take: str = "text"
+    options: CodeOptions, draws: Draws, *, stops: tuple[str, ...], take: str = "text"
 ) -> Choice:
     """Return the evaluator: the protocol's settings, and what the user set instead.
 
     Raises:
         UsageError: `k` is more than there are samples.
     """
-    said: dict[str, Any] = attrs.asdict(sampling)
+    said: dict[str, Any] = attrs.asdict(draws)
     said["take"] = take
     said |= {name: value for name in said if (value := getattr(options, name)) is not None}
     if options.k > said["samples"]:

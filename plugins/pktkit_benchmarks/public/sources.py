@@ -74,10 +74,7 @@ class Source:
             return {"": [value for _, value in read_rows(path)]}
         if not path.is_dir():
             near = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise UsageError(
-                f"task '{self.name}': {path} does not exist.{did_you_mean(path.name, near)} "
-                f"{self.ways()}"
-            )
+            raise UsageError(f"{path} does not exist.{did_you_mean(path.name, near)} {self.ways()}")
         found = {}
         for split in self.splits:
             files = self._files(path, split)
@@ -103,7 +100,7 @@ class Source:
             # datasets raises whatever its network, file and script layers raise.
             said = " ".join(str(error).split())[:200].rstrip(".")
             raise UsageError(
-                f"task '{self.name}': data set {identifier} ({self.config}) cannot be loaded from "
+                f"data set {identifier} ({self.config}) cannot be loaded from "
                 f"the Hub or its cache: {type(error).__name__}: {said}. {self.ways()}"
             ) from error
         return {split: loaded[split].to_list() for split in self.splits if split in loaded}
@@ -123,7 +120,7 @@ class Source:
             if missing:
                 listed = ", ".join(map(str, row)) if isinstance(row, Mapping) else repr(row)[:60]
                 raise UsageError(
-                    f"task '{self.name}': row {number} of {split or 'the file'} has no column "
+                    f"row {number} of {split or 'the file'} has no column "
                     f"'{missing[0]}'; expected {', '.join(self.columns)}, got {listed}."
                 )
 
@@ -140,7 +137,7 @@ class Source:
         if path.is_file():
             return {"train": _items(path, self.name, "train")}
         if not path.is_dir():
-            raise UsageError(f"task '{self.name}': rows to train on, {path}, do not exist.")
+            raise UsageError(f"rows to train on, {path}, do not exist.")
         return {
             split: tuple(item for file in files for item in _items(file, self.name, split))
             for split in LEARNING
