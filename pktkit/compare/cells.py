@@ -140,7 +140,7 @@ class CellRunner:
             key,
             scores=scores,
             injection=done.injection,
-            layer_map="" if done.layer_map is None else str(done.layer_map),
+            layer_map="" if done.layer_map is None else done.layer_map.described,
             seconds=seconds,
             spent=Spent(len(data.rows), meter.flops(SOURCE), meter.flops(TARGET)),
         )

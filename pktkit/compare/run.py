@@ -16,7 +16,6 @@ from pktkit.checkpoints import local_files
 from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
-from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -92,7 +91,6 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
-    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary

@@ -17,6 +17,7 @@ import attrs
 
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection, Spent
+from pktkit.report.curves import curve_sections
 from pktkit.report.figures import figure_files
 from pktkit.report.html import render_html
 from pktkit.report.jsonfile import plain, render_json
@@ -118,10 +119,11 @@ class RunDirectory:
         Each file appears whole or not at all.
         """
         self.write(ITEMS, "".join(_item_lines(cells)))
-        for figures in figure_files(sections):
+        pictured = [*curve_sections(summary), *sections]  # the page draws its own curves
+        for figures in figure_files(pictured):
             for name, figure in figures:
                 self.write(name, figure.png)
-        self.write(REPORT, render_markdown(summary, sections))
+        self.write(REPORT, render_markdown(summary, pictured))
         self.write(PAGE, render_html(summary, sections, mean_losses(cells)))
         self.write(RESULTS, render_json(summary))
 
