@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.checkpoints import local_files
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -91,6 +92,7 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
+    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
@@ -108,23 +110,27 @@ def _readings(cache: Path | None) -> Iterator[Path]:
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
+    tasks = {name: choose_task(registry, name) for name in plan.tasks}
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
-                    for task in plan.tasks
+                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
                 }
                 if strategy.injector
                 else {},
             }
             for strategy in plan.strategies
+        },
+        "comparability": {
+            name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
         },
         "probe": attrs.asdict(plan.settings),
         "template": plan.template or "task",
