@@ -17,6 +17,7 @@ from pktkit.likelihood import (
     score_continuations,
 )
 from pktkit.prefixes import CachedReader
+from pktkit.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,11 +45,13 @@ def generate(
     *,
     max_new_tokens: int,
     join: str = "plain",
+    begins: Sequence[str] = (),
     stop: Sequence[str] = (),
     strip: bool = True,
+    sampling: Sampling = GREEDY,
     batch_tokens: int | None = None,
 ) -> list[str]:
-    """Continue prompts greedily; each answer is what the prompt alone would have given.
+    """Continue prompts; each answer is what the prompt alone would have given.
 
     Prompts are sorted by length, padded on the left, and leave the batch when they end: at an
     end-of-sequence token, at a stop string, after `max_new_tokens`, or at the model's last
@@ -59,8 +62,11 @@ def generate(
         prompts: as in `Item.prompt`.
         max_new_tokens: most tokens of one answer, the end-of-sequence token included.
         join: template that wraps the prompt, see `pktkit.encoding.TEMPLATES`.
+        begins: for each prompt, how its answer begins; the model goes on from there, and the
+            beginning is not returned. Empty where answers begin freely.
         stop: an answer ends before the first of these texts in it.
         strip: whether outer white space is removed; indentation counts where code is continued.
+        sampling: greedy, or how tokens are drawn; the same prompt may be given several times.
         batch_tokens: tokens per batch, padding and room for new tokens included; None for what
             suits the device.
 
@@ -75,22 +81,29 @@ def generate(
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
     ending = Ending.of(model, stop)
-    rows = [_encode_prefix(model.tokenizer, prompt, join) for prompt in prompts]
+    rows = [
+        _encode_prefix(model.tokenizer, prompt, join, begin)
+        for prompt, begin in zip(prompts, begins or [""] * len(prompts), strict=True)
+    ]
+    streams = sampling.streams(rows)
     limit = context_limit(model.model)
     _check_lengths(rows, limit)
     answers: list[list[int]] = [[] for _ in rows]
 
     def run(chosen: list[int]) -> None:
         budgets = [min(max_new_tokens, limit - len(rows[i])) for i in chosen]
-        new = _decode(model, [rows[i] for i in chosen], budgets, ending, _likeliest)
+        # Made anew for every attempt: a batch that did not fit draws the same once more.
+        pick = sampling.picking([streams[i] for i in chosen])
+        new = _decode(model, [rows[i] for i in chosen], budgets, ending, pick)
         for i, ids in zip(chosen, new, strict=True):
             answers[i] = ids
 
     loads = [Load(len(row) + min(max_new_tokens, limit - len(row))) for row in rows]
     with evaluating(model.model):
         run_in_batches(model, loads, run, batch_tokens=batch_tokens)
-    texts = [ending.cut(ending.text(ids)) for ids in answers]
-    return [text.strip() for text in texts] if strip else texts
+    if strip:
+        return [ending.cut(ending.text(ids)).strip() for ids in answers]
+    return [ending.cut(ending.text(ids, after=row)) for row, ids in zip(rows, answers, strict=True)]
 
 
 def end_ids(model: LoadedModel) -> frozenset[int]:
@@ -132,9 +145,21 @@ class Ending:
             raise UsageError(f"a stop string must not be empty, got {list(stop)}.")
         return cls(model.tokenizer, end_ids(model), tuple(stop))
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+    def text(self, ids: Sequence[int], *, after: Sequence[int] = ()) -> str:
+        """Return the text of an answer, without special tokens.
+
+        Arguments:
+            ids: of the answer.
+            after: of what stands before it. Some tokenizers drop a space at the beginning of a
+                text, which in code is an indentation; read behind the last token it is kept.
+        """
+        alone = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        if not after:
+            return alone
+        start = str(self.tokenizer.decode(after[-1:], skip_special_tokens=True))
+        whole = str(self.tokenizer.decode([*after[-1:], *ids], skip_special_tokens=True))
+        kept = whole.removeprefix(start)
+        return kept if whole.startswith(start) and kept.endswith(alone) else alone
 
     def cut(self, text: str) -> str:
         """Return what stands before the first stop string."""
@@ -154,11 +179,6 @@ class Ending:
         if not any(each in end for each in self.stop):
             return False
         return any(each in self.text(ids) for each in self.stop)
-
-
-def _likeliest(logits: Tensor, rows: Sequence[int]) -> Tensor:
-    """Pick greedily."""
-    return logits.argmax(-1)
 
 
 def _decode(
@@ -193,9 +213,11 @@ def _decode(
         logits = reader.step(best)
 
 
-def _encode_prefix(tokenizer: Any, prompt: str, join: str) -> list[int]:
+def _encode_prefix(tokenizer: Any, prompt: str, join: str, begin: str = "") -> list[int]:
     """Encode what precedes an answer, without special tokens that close a text."""
     prefix, _ = template(join)(tokenizer, prompt, "")
+    if begin:
+        prefix += begin if prefix[-1:] in ("", " ", "\n") else f" {begin}"
     encoding = tokenizer(prefix, return_offsets_mapping=True)
     ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
     while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:

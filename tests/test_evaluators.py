@@ -26,7 +26,8 @@ from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
 from pktkit_benchmarks import code_execution, exact_match, multiple_choice, worker_process
 from pktkit_benchmarks.code_execution import CodeExecution, expression_of, score_expressions
-from pktkit_benchmarks.exact_match import ExactMatch, final_number, first_number, score_exact_match
+from pktkit_benchmarks.exact_match import ExactMatch, score_exact_match
+from pktkit_benchmarks.extraction import final_number, first_number
 from pktkit_benchmarks.multiple_choice import MultipleChoice, likeliest
 from pktkit_benchmarks.sandbox import Limits, Sandbox
 
@@ -56,7 +57,10 @@ def test_every_component_loads_and_keeps_its_promise() -> None:
         assert isinstance(instance, Evaluator)
         assert component.summary and component.reference
     for component in pktkit_benchmarks.pktkit_tasks():
-        assert component.load()().name == component.name
+        if component.external:
+            assert attrs.has(component.load().Options)
+        else:
+            assert component.load()().name == component.name
 
 
 def test_evaluate_is_not_imported_for_scoring() -> None:

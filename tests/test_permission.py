@@ -12,8 +12,7 @@ from pktkit.cli import main
 from pktkit.compare import plan as planning
 from pktkit.compare import run as running
 from pktkit.compare.cells import CellRunner
-from pktkit.compare.plan import PairSpec, Plan
-from pktkit.components import Kind
+from pktkit.compare.plan import PairSpec, Plan, own_tasks
 from pktkit.errors import EXIT_USAGE
 from pktkit.pair import save_model
 from pktkit.permission import (
@@ -57,7 +56,7 @@ def test_permission_is_given_for_a_block_or_a_process(monkeypatch: pytest.Monkey
 
 def test_only_tasks_that_run_programs_need_it(registry: Registry) -> None:
     refused = []
-    for name in registry.names(Kind.TASK):
+    for name in own_tasks(registry):
         try:
             require_permission(registry, registry.task(name))
         except Exception as error:

@@ -66,8 +66,8 @@ class Request:
 @click.option(
     "--task",
     "tasks",
-    help=f"Comma list of tasks or files of rows; 'all' for every registered one. "
-    f"Default with the embedded pair: {DEFAULT_TASK}.",
+    help=f"Comma list of tasks, NAME[:PROTOCOL][@DATA], or files of rows; 'all': the built-in "
+    f"ones. Default with the embedded pair: {DEFAULT_TASK}.",
 )
 @click.option("--seeds", default="3", show_default=True, help="How many, or a list such as 0,7.")
 @model_options
@@ -132,7 +132,7 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
     from pktkit.permission import code_execution, require_permission
@@ -140,17 +140,20 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
 
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
-    tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
+    tasks = own_tasks(registry) if wanted == ["all"] else wanted
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
     for name in tasks:
         task = choose_task(registry, name)
         registry.get(Kind.EVALUATOR, task.evaluator.name)
+        task.items(request.split)
         with code_execution(request.allow_code_execution):
             require_permission(registry, task)
         for strategy in chosen:
             budget_for(task, strategy)
+            if strategy.injector is not None:
+                task.items("train")
     return Plan(
         pair=models.pair,
         strategies=tuple(chosen),

@@ -13,12 +13,13 @@ import attrs
 import structlog
 
 from pktkit.boundary import checked_scores
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.permission import code_execution
+from pktkit.points import budget_at
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.tracing import Trace, TraceEvent
@@ -135,14 +136,16 @@ class CellRunner:
         progress: CellProgress | None,
     ) -> Transferred:
         probe = self._probe(key.task)
-        budget = budget_for(self._task(key.task), strategy)
+        budget = budget_at(budget_for(self._task(key.task), strategy), key.point)
 
         def report(step: int, steps: int, loss: float) -> None:
             if progress is not None:
                 progress(key, step, steps, loss)
 
         data = transfer_data(probe, budget, key.seed, report)
-        return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
+        return run_transfer(
+            strategy, self.pair, probe, data, journal, self.registry, task=key.task, point=key.point
+        )
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
         task, split = self._task(stages.key.task), self.plan.split
@@ -159,9 +162,7 @@ class CellRunner:
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            task, split = choose_task(self.registry, name), self.plan.split
-            items = task.items(split)[: self.plan.item_limit]
-            self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
+            self._tasks[name] = scored(choose_task(self.registry, name), self.plan)
         return self._tasks[name]
 
     def _probe(self, name: str) -> Probe:

@@ -12,6 +12,7 @@ from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
+from pktkit.points import OWN
 from pktkit.settings import ProbeSettings
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Plan:
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
+        points: of a learning curve, see `pktkit.points`; one comparison each.
         allow_code_execution: whether programs that a model wrote may be run, see
             `pktkit.permission`.
     """
@@ -73,6 +75,7 @@ class Plan:
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
     trace: bool = False
+    points: tuple[str, ...] = (OWN,)
     allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
@@ -80,18 +83,19 @@ class Plan:
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once, not per seed."""
+        """Return every unit of work; untouched models are scored once per task."""
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
                 if strategy.injector is None:
                     keys.append(CellKey(strategy.name, task, self.seeds[0]))
-            for seed in self.seeds:
-                keys += [
-                    CellKey(strategy.name, task, seed)
-                    for strategy in self.strategies
-                    if strategy.injector is not None
-                ]
+            keys += [
+                CellKey(strategy.name, task, seed, point)
+                for point in self.points
+                for seed in self.seeds
+                for strategy in self.strategies
+                if strategy.injector is not None
+            ]
         return keys
 
 
@@ -128,15 +132,28 @@ def choose_strategies(
     return chosen
 
 
+def own_tasks(registry: Registry) -> list[str]:
+    """Return the names of the tasks whose rows come with their package."""
+    return sorted(
+        {e.component.name for e in registry.entries(Kind.TASK) if not e.component.external}
+    )
+
+
 def choose_task(registry: Registry, name: str) -> Task:
-    """Return a task by its registered name, or from a file of rows.
+    """Return a task by its registered name or reference, or from a file of rows.
 
     Raises:
-        UsageError: no such task, or a file that cannot be read as one.
+        UsageError: no such task, a file that cannot be read as one, or data that is not there.
     """
     from pktkit.tasks.jsonl import resolve_task
 
     return resolve_task(name, registry.names(Kind.TASK), registry.task)
+
+
+def scored(task: Task, plan: Plan) -> Task:
+    """Return a task whose scored split is cut to the items that the plan scores."""
+    items = task.items(plan.split)[: plan.item_limit]
+    return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

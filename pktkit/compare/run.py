@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
 from pktkit.report.summary import summarise
@@ -107,22 +107,26 @@ def _readings(cache: Path | None) -> Iterator[Path]:
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
+    tasks = {name: choose_task(registry, name) for name in plan.tasks}
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
         "split": plan.split,
         "seeds": list(plan.seeds),
+        "points": list(plan.points),
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
-                    for task in plan.tasks
+                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
                 }
                 if strategy.injector
                 else {},
             }
             for strategy in plan.strategies
+        },
+        "comparability": {
+            name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
         },
         "probe": attrs.asdict(plan.settings),
         "python": platform.python_version(),
