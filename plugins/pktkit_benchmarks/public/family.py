@@ -34,6 +34,9 @@ class BenchmarkOptions:
     train: str = option(
         "", "File of rows to learn from, or folder of split files, e.g. gsm_train_split.jsonl."
     )
+    max_new_tokens: int = option(
+        512, "Longest generated answer in tokens.", validator=validators.ge(1)
+    )
 
 
 @attrs.frozen

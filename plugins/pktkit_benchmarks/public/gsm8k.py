@@ -83,7 +83,7 @@ class Gsm8k:
                 mirrors="GSM8K, arXiv 2110.14168",
             ),
             template="tulu" if tulu else "plain",
-            max_new_tokens=512,
+            max_new_tokens=options.max_new_tokens,
         ).task(
             asked,
             pool=own,

@@ -74,7 +74,7 @@ class HumanEval:
                 mirrors="HumanEval, arXiv 2107.03374",
             ),
             template="tulu" if tulu else "plain",
-            max_new_tokens=512,
+            max_new_tokens=options.max_new_tokens,
         ).task(
             [_item(row, tulu=tulu) for row in test],
             lessons=SOURCE.lessons(lessons) if lessons else None,

@@ -86,7 +86,7 @@ class Mbpp:
                 mirrors="MBPP, arXiv 2108.07732",
             ),
             template="tulu" if tulu else "plain",
-            max_new_tokens=512,
+            max_new_tokens=options.max_new_tokens,
         ).task(
             items("test", examples),
             pool=items("train"),
