@@ -112,7 +112,8 @@ class CachedReader:
         if not keeps_prefixes(self._model.model) or has_window(self._model.model):
             return 0
         shortest = min(self._rows, key=len)
-        low, high = min(self._rows), max(self._rows)
+        rows = [tuple(row) for row in self._rows]
+        low, high = min(rows), max(rows)
         pairs = enumerate(zip(low, high, strict=False))
         common = next((place for place, (a, b) in pairs if a != b), min(len(low), len(high)))
         header = min(common, len(shortest) - 1)
