@@ -53,6 +53,7 @@ def joined(device: str) -> Iterator[Processes]:
             share one device.
     """
     if launched() == 1:
+        _require_launched()
         yield ALONE
         return
     sharding = _requested_sharding()
@@ -98,6 +99,20 @@ def shared_directory(processes: Processes, given: Path | None) -> Iterator[Path 
     finally:
         if own is not None:
             shutil.rmtree(own, ignore_errors=True)
+
+
+def _require_launched() -> None:
+    """Refuse a launch for the CPU that was to start several processes and started one.
+
+    Raises:
+        UsageError: it did.
+    """
+    single = not os.environ.get("WORLD_SIZE")
+    if single and _on("ACCELERATE_USE_CPU") and os.environ.get("MASTER_ADDR"):
+        raise UsageError(
+            "accelerate launch --cpu starts one process, whatever --num_processes says. For "
+            "several on the CPU use torchrun --nproc_per_node 2 -m pktkit … --device cpu."
+        )
 
 
 def _requested_sharding() -> Sharding | None:

@@ -15,9 +15,10 @@ import structlog
 from pktkit.boundary import checked_scores
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.components import Kind
-from pktkit.errors import JournalError, PktkitError
+from pktkit.errors import JournalError, LaunchError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
+from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.tracing import Trace, TraceEvent
@@ -41,7 +42,12 @@ class CellRunner:
     """Runs cells of a plan one after another on one loaded pair."""
 
     def __init__(
-        self, plan: Plan, *, cache: Path | None = None, registry: Registry | None = None
+        self,
+        plan: Plan,
+        *,
+        cache: Path | None = None,
+        registry: Registry | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Load the pair.
 
@@ -49,11 +55,13 @@ class CellRunner:
             plan: the comparison.
             cache: directory of readings shared with other workers.
             registry: instead of the one that the plan's plugin selection gives.
+            processes: that run the same cells and train each target together; process 0 scores.
 
         Raises:
             PktkitError: a model cannot be loaded.
         """
         self.plan = plan
+        self.processes = processes
         self.registry = registry or Registry.discover(plan.selection)
         self._events: list[TraceEvent] = []
         if plan.trace:
@@ -64,7 +72,11 @@ class CellRunner:
         self._probes: dict[str, Probe] = {}
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
-        """Run one cell; expected errors become its result, and the target is as before after."""
+        """Run one cell; expected errors become its result, and the target is as before after.
+
+        Raises:
+            LaunchError: of several processes, some failed and some did not.
+        """
         start = time.perf_counter()
         strategy = self.plan.strategy(key.strategy)
         try:
@@ -72,6 +84,8 @@ class CellRunner:
                 result = self._untouched(key, strategy)
             else:
                 result = self._transferred(key, strategy, progress)
+        except LaunchError:
+            raise
         except PktkitError as error:
             result = CellResult(key, error=str(error))
         except Exception as error:
@@ -140,10 +154,18 @@ class CellRunner:
             if progress is not None:
                 progress(key, step, steps, loss)
 
-        data = transfer_data(probe, budget, key.seed, report)
-        return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
+        try:
+            data = transfer_data(probe, budget, key.seed, report, self.processes)
+            return run_transfer(
+                strategy, self.pair, probe, data, journal, self.registry, task=key.task
+            )
+        except Exception as error:
+            self.processes.require_all_failed(str(key), error)
+            raise
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
+        if not self.processes.main:
+            return ()
         task, split = self._task(stages.key.task), self.plan.split
         return stages.run(
             EVALUATE,
