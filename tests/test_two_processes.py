@@ -88,6 +88,13 @@ def test_both_processes_fail_alike_and_leave_the_target_as_it_was(found, name, m
     assert found[name]["same"] and found[name]["restored"]
 
 
+def test_a_process_that_fails_alone_does_not_go_on(found):
+    first, second = found["lonely"]["told"]
+    assert first == ""
+    assert second.startswith("LaunchError: process 1 of 2 failed and not all others did")
+    assert second.endswith("its disk is gone.")
+
+
 def test_one_process_writes_and_prints(found):
     first, second = found["commands"]["all"]
     assert first["transfer"]["exit"] == second["transfer"]["exit"] == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import attrs
@@ -15,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from tiny_transfers import pair_of, same_bits, snapshot
 
+import pktkit.processes
 from pktkit.budget import Budget
 from pktkit.cli import main
 from pktkit.components import Choice
@@ -208,6 +210,17 @@ def refused(processes: Processes, *, blow_up: bool = False, **fields: object) ->
     return {"error": "none"}
 
 
+def lonely(processes: Processes) -> dict[str, object]:
+    """Let process 1 fail alone; return what each is told."""
+    told = ""
+    if processes.rank == 1:
+        try:
+            processes.require_all_failed("lonely", ValueError("its disk is gone."))
+        except PktkitError as error:
+            told = f"{type(error).__name__}: {error}"
+    return {"told": processes.everyones(told)}
+
+
 def commands(processes: Processes, folder: Path) -> dict[str, object]:
     """Run `transfer` and `compare` on the embedded pair as a launcher would."""
     quick = ["--set", "budget.steps=2", "--set", "budget.rows=16", "--set", "budget.batch_size=6"]
@@ -241,10 +254,12 @@ def everything(folder: Path) -> None:
         found["not finite"] = refused(processes, blow_up=True)
         sharded = attrs.evolve(processes, sharding=SHARDED)
         found["not finite, sharded"] = refused(sharded, blow_up=True)
+        found["lonely"] = lonely(processes)
         found["commands"] = commands(processes, folder)
         if processes.main:
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
+    pktkit.processes.PATIENCE = timedelta(seconds=5)
     everything(Path(sys.argv[1]))

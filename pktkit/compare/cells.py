@@ -18,7 +18,21 @@ from pktkit.components import Kind
 from pktkit.errors import JournalError, LaunchError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
-from pktkit.processes import ALONE, Processes
+        try:
+            data = transfer_data(probe, budget, key.seed, report, self.processes)
+            return run_transfer(
+                strategy,
+                self.pair,
+                probe,
+                data,
+                journal,
+                self.registry,
+                task=key.task,
+                point=key.point,
+            )
+        except Exception as error:
+            self.processes.require_all_failed(str(key), error)
+            raise
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.tracing import Trace, TraceEvent
@@ -148,12 +162,13 @@ class CellRunner:
         progress: CellProgress | None,
     ) -> Transferred:
         probe = self._probe(key.task)
-        budget = budget_for(self._task(key.task), strategy)
+        budget = budget_at(budget_for(self._task(key.task), strategy), key.point)
 
         def report(step: int, steps: int, loss: float) -> None:
             if progress is not None:
                 progress(key, step, steps, loss)
 
+<<<<<<< HEAD
         try:
             data = transfer_data(probe, budget, key.seed, report, self.processes)
             return run_transfer(
@@ -162,6 +177,12 @@ class CellRunner:
         except Exception as error:
             self.processes.require_all_failed(str(key), error)
             raise
+=======
+        data = transfer_data(probe, budget, key.seed, report)
+        return run_transfer(
+            strategy, self.pair, probe, data, journal, self.registry, task=key.task, point=key.point
+        )
+>>>>>>> main
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
         if not self.processes.main:
