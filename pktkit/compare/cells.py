@@ -18,21 +18,8 @@ from pktkit.components import Kind
 from pktkit.errors import JournalError, LaunchError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
-        try:
-            data = transfer_data(probe, budget, key.seed, report, self.processes)
-            return run_transfer(
-                strategy,
-                self.pair,
-                probe,
-                data,
-                journal,
-                self.registry,
-                task=key.task,
-                point=key.point,
-            )
-        except Exception as error:
-            self.processes.require_all_failed(str(key), error)
-            raise
+from pktkit.points import budget_at
+from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.tracing import Trace, TraceEvent
@@ -168,21 +155,21 @@ class CellRunner:
             if progress is not None:
                 progress(key, step, steps, loss)
 
-<<<<<<< HEAD
         try:
             data = transfer_data(probe, budget, key.seed, report, self.processes)
             return run_transfer(
-                strategy, self.pair, probe, data, journal, self.registry, task=key.task
+                strategy,
+                self.pair,
+                probe,
+                data,
+                journal,
+                self.registry,
+                task=key.task,
+                point=key.point,
             )
         except Exception as error:
             self.processes.require_all_failed(str(key), error)
             raise
-=======
-        data = transfer_data(probe, budget, key.seed, report)
-        return run_transfer(
-            strategy, self.pair, probe, data, journal, self.registry, task=key.task, point=key.point
-        )
->>>>>>> main
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
         if not self.processes.main:
