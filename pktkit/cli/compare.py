@@ -168,6 +168,7 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         settings=models.settings,
         selection=app.selection,
         item_limit=request.limit,
+        template=models.own_template,
         trace=app.trace_plugins,
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.checkpoints import local_files
 from pktkit.compare.parts import Part
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.compare.sections import analysed, contributed
@@ -133,7 +134,7 @@ def _run(
     """Run cells, record each as it finishes, and return the results in the order given."""
     if jobs is None:
         jobs = default_jobs(
-            len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+            len(cells), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
         )
     results = []
     for result in run_cells(
@@ -177,15 +178,20 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             for strategy in plan.strategies
         },
         "probe": attrs.asdict(plan.settings),
+        "template": plan.template or "task",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
     }
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """Return the size of both local checkpoints; hub ids not yet on disk count as large."""
+    """Return the size of both checkpoints on disk.
+
+    What is not there yet counts as large, and so does a GGUF file, which grows when unpacked.
+    """
     total = 0
-    for location in (plan.pair.source, plan.pair.target):
-        files = list(Path(location).glob("*.safetensors"))
+    for reference in (plan.pair.source, plan.pair.target):
+        found = local_files(reference)
+        files = [] if found is None or found.is_gguf else list(found.path.glob("*.safetensors"))
         total += sum(file.stat().st_size for file in files) if files else 1 << 40
     return total

@@ -25,6 +25,7 @@ from pktkit.probe.passes import (
 from pktkit.probe.positions import AlignedPositions, align_positions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
 from pktkit.probe.scratch import zeros
+from pktkit.quantised import require_plain
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Task
 from pktkit.values import Interface, Origin
@@ -198,8 +199,10 @@ class Probe:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; names the item.
+            PairIncompatibleError: the source is quantised.
         """
         encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
+        require_plain(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
             totals = zeros(sensitivity_shapes(source), self._cache.directory)
