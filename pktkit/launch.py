@@ -39,14 +39,14 @@ unset, name, and what to type instead."""
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(target: str, source: str = "") -> Iterator[Processes]:
     """Give the processes that a launcher started together, connected; alone without a launcher.
 
     On leaving normally, each waits for the others.
 
     Arguments:
-        device: torch device of the models, without a number where there are several processes:
-            each takes the one of its local rank.
+        target, source: torch devices of the models, without a number where there are several
+            processes: each takes the one of its local rank.
 
     Raises:
         UsageError: the launch asks for an engine that is not supported, or all processes would
@@ -57,16 +57,19 @@ def joined(device: str) -> Iterator[Processes]:
         yield ALONE
         return
     sharding = _requested_sharding()
-    if ":" in device:
-        raise UsageError(
-            f"{launched()} processes would share device '{device}'. Give it without a number, "
-            f"--device {device.partition(':')[0]}: each process takes its own."
-        )
+    for device in (target, source):
+        if ":" in device:
+            raise UsageError(
+                f"{launched()} processes would share device '{device}'. Give it without a number, "
+                f"--device {device.partition(':')[0]}: each process takes its own."
+            )
     import torch
     from accelerate import PartialState
 
     connected = torch.distributed.is_initialized()
-    state = PartialState(cpu=device == "cpu", timeout=WAIT)
+    state = PartialState(cpu=target == "cpu", timeout=WAIT)
+    if source == "cuda" != target:
+        torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
     processes = Processes(
         state.process_index, state.num_processes, state.local_process_index, sharding
     )
@@ -131,8 +134,10 @@ def _requested_sharding() -> Sharding | None:
             )
     if not _on("ACCELERATE_USE_FSDP"):
         return None
-    from accelerate.utils import FullyShardedDataParallelPlugin
+    from accelerate.utils import FullyShardedDataParallelPlugin, disable_fsdp_ram_efficient_loading
 
+    # on by default, it would have transformers load no weights but in process 0
+    disable_fsdp_ram_efficient_loading()
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise UsageError(

@@ -26,8 +26,9 @@ def together(models: ModelChoice) -> Iterator[tuple[Processes, ModelChoice]]:
     """
     from pktkit.launch import joined, shared_directory
 
+    source, target = models.pair.devices
     with (
-        joined(models.device) as processes,
+        joined(target, source) as processes,
         shared_directory(processes, models.cache) as cache,
     ):
         if not processes.main:
