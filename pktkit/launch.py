@@ -56,7 +56,7 @@ def joined(target: str, source: str = "") -> Iterator[Processes]:
         _require_launched()
         yield ALONE
         return
-    sharding = _requested_sharding()
+    sharding = requested_sharding()
     for device in (target, source):
         if ":" in device:
             raise UsageError(
@@ -118,7 +118,7 @@ def _require_launched() -> None:
         )
 
 
-def _requested_sharding() -> Sharding | None:
+def requested_sharding() -> Sharding | None:
     """Read from the environment what `accelerate launch` was configured to do.
 
     Raises:

@@ -41,7 +41,7 @@ def require_held(model: nn.Module, who: str) -> None:
     away = sum(waits(parameter) for parameter in parameters)
     if away:
         raise PairIncompatibleError(
-            f"{who} needs the gradient of every weight of the source, but {away} of its "
+            f"{who} needs every weight of the source in memory, but {away} of its "
             f"{len(parameters)} parameters wait in host memory or on disk (--source-device "
             "spread). Use more or larger devices, --source-device cpu, or a strategy that only "
             "reads states."

@@ -16,8 +16,11 @@ from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.journal import Journal
 from pktkit.offloaded import held, waits
 from pktkit.pair import ModelPair, load_model, save_model, weights_hash
+from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
+from pktkit.registry import Registry
 from pktkit.testing import tiny_loaded
+from pktkit.transfer import run_transfer
 from pktkit.values import Alignment
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
 
@@ -87,6 +90,28 @@ def test_a_target_learns_from_a_spread_source_what_it_learns_from_a_whole_one(sp
             )
             watched.verify()
         ends.append([p.detach().clone() for p in pair.target.model.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("saved", ["llama"], indirect=True)
+@pytest.mark.parametrize("name", ["latent", "latent-v1", "naive", "transplant", "laten", "seeking"])
+def test_strategies_do_with_a_spread_source_what_they_do_or_refuse(spread, name):
+    registry = Registry(load_plugins())
+    strategy = registry.strategy(name)
+    ends = []
+    for source in spread:
+        target = tiny_loaded("llama", seed=2, width=32, blocks=3, heads=4, kv_heads=4, ffn=48)
+        probe = Probe(ModelPair(source, target), word_task())
+        data = data_for(probe, steps=2)
+        try:
+            with Journal(target) as journal:
+                run_transfer(strategy, probe.pair, probe, data, journal, registry, task="words")
+        except PairIncompatibleError as error:
+            assert source is spread[1] and "wait in host memory or on disk" in str(error)
+            assert name == "seeking"
+            return
+        ends.append([p.detach().clone() for p in target.model.parameters()])
+    assert name != "seeking"
     assert all(torch.equal(one, two) for one, two in zip(*ends, strict=True))
 
 

@@ -14,8 +14,8 @@ from two_processes import CASES
 
 from pktkit.budget import Budget
 from pktkit.errors import UsageError
-from pktkit.launch import joined, shared_directory
-from pktkit.processes import ALONE, Processes
+from pktkit.launch import joined, requested_sharding, shared_directory
+from pktkit.processes import ALONE, Processes, Sharding
 
 TESTS = Path(__file__).parent
 
@@ -132,6 +132,24 @@ def test_engines_that_are_not_supported_are_refused(monkeypatch, variables, mess
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=message), joined("cpu"):
         pass
+
+
+def test_fsdp_is_configured_by_what_the_launcher_says(monkeypatch):
+    for name, value in {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
+        "FSDP_OFFLOAD_PARAMS": "true",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert requested_sharding() == Sharding(reshard_after_forward=False, offload=True)
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "False"  # else weights are missing
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "true")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
+    assert requested_sharding() == Sharding(reshard_after_forward=True, offload=False)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    assert requested_sharding() is None
 
 
 def test_a_cpu_launch_that_starts_one_process_says_what_to_type(monkeypatch):

@@ -87,8 +87,8 @@ def _read(
     plain, spread = how.quant == "none", how.device == SPREAD
     if spread and (files.is_gguf or files.adapter is not None or not plain):
         raise UsageError(
-            f"'{reference}' cannot be spread: that takes a plain checkpoint of safetensors, without "
-            "adapter and --source-quant. Name one device."
+            f"'{reference}' cannot be spread: that takes a plain checkpoint of safetensors, "
+            "without adapter and --source-quant. Name one device."
         )
     if not plain and (files.is_gguf or files.adapter is not None):
         what = "a GGUF file, which is unpacked" if files.is_gguf else "with an adapter to merge"
