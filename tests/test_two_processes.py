@@ -104,6 +104,12 @@ def test_one_process_writes_and_prints(found):
     assert second["compare"] == {"exit": 0, "out": "", "err": ""}
 
 
+def test_a_part_has_cells_and_claims_nothing(found):
+    files = found["commands"]["files"]
+    assert "cells.jsonl" in files
+    assert not {"results.json", "report.md", "report.html"} & set(files)
+
+
 def test_both_processes_hear_of_what_one_finds(found):
     for process in found["commands"]["all"]:
         assert process["occupied"]["exit"] == 2

@@ -240,7 +240,8 @@ def commands(processes: Processes, folder: Path) -> dict[str, object]:
     }.items():
         result = CliRunner().invoke(main, [*arguments, *quick])
         found[name] = {"exit": result.exit_code, "out": result.stdout, "err": result.stderr}
-    return {"all": processes.everyones(found)}
+    files = sorted(file.name for file in (folder / "run").iterdir())
+    return {"all": processes.everyones(found), "files": files}
 
 
 def everything(folder: Path) -> None:
