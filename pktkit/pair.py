@@ -261,7 +261,7 @@ def describe_model(handle: LoadedModel) -> dict[str, Any]:
     return {
         "name": handle.name,
         "location": handle.location,
-        "revision": handle.revision,
+        "revision": handle.revision or None,
         "family": anatomy.family,
         "model_type": handle.model.config.model_type,
         "blocks": anatomy.n_blocks,

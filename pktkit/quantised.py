@@ -54,7 +54,7 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:
-    """Return a parameter as numbers: itself, or what its packed bits stand for.
+    """Return a parameter as numbers, in its own layout: itself, or what its packed bits stand for.
 
     Raises:
         AttributeError: there is no such parameter.
@@ -67,11 +67,16 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     if state is not None:
         import bitsandbytes.functional as bits
 
-        return bits.dequantize_4bit(parameter.data, state)
-    found = scales_of(model, name)
-    if not found:
-        raise UsageError(f"'{name}' is stored in a quantised format that pktkit cannot unpack.")
-    return parameter.float() * (found[0].float() / 127)[:, None]
+        value = bits.dequantize_4bit(parameter.data, state)
+    else:
+        found = scales_of(model, name)
+        if not found:
+            raise UsageError(f"'{name}' is stored in a quantised format that pktkit cannot unpack.")
+        value = parameter.float() * (found[0].float() / 127)[:, None]
+    module: Any = model.get_submodule(name.rpartition(".")[0])
+    # weights that lie [in, out] are turned before they are packed
+    turned = getattr(getattr(module, "source_cls", None), "__name__", "") == "Conv1D"
+    return value.T if turned else value
 
 
 def scales_of(model: nn.Module, name: str) -> list[Tensor]:

@@ -248,8 +248,8 @@ BAD: dict[str, tuple[Callable[[Path], None], type[PktkitError], str]] = {
     "lost tensor": (_lost_tensor, UsageError, "1 weights of the architecture are missing: model"),
     "other shapes": (
         _config(intermediate_size=40), UsageError,
-        r"mlp\.down_proj\.weight' is \(32, 48\) in the weights and \(32, 40\) by config\.json, and 5 "
-        r"more differ",
+        r"mlp\.down_proj\.weight' is \(32, 48\) in the weights and \(32, 40\) by config\.json, "
+        r"and 5 more differ",
     ),
     "fewer blocks": (
         _config(num_hidden_layers=1), UsageError, "it says 1 blocks, the weights hold 2",

@@ -71,6 +71,8 @@ def transfer(
         probe = models.probe(task)
         record = _run(chosen[0], probe, registry, processes, seed=seed, out=out)
     if processes.main:
+        for note in probe.notes if app.verbosity >= 0 else ():
+            click.echo(f"note     {note}", err=True)
         log.info("transferred", strategy=strategy, **record["summary"])
         click.echo(f"wrote    {out}")
 
@@ -103,6 +105,7 @@ def _run(
         "strategy": attrs.asdict(strategy, filter=lambda field, value: bool(value)),
         "source": pair.source.name,
         "target": pair.target.name,
+        "revisions": {"source": pair.source.revision, "target": pair.target.revision},
         "task": task.name,
         "seed": seed,
         "budget": attrs.asdict(budget),

@@ -99,7 +99,11 @@ class CellRunner:
         seconds = {**result.seconds, "other": rest}
         trace, self._events[:] = tuple(self._events), []
         return attrs.evolve(
-            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.devices), trace=trace
+            result,
+            seconds=seconds,
+            peak_bytes=peak_bytes(self.plan.pair.devices),
+            notes=self._probe(key.task).notes if key.task in self._probes else (),
+            trace=trace,
         )
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:

@@ -68,7 +68,7 @@ class Anatomy:
             n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
             head_dim=int(getattr(config, "head_dim", None) or width // n_heads),
             # the weight of a quantised layer is packed, its shape says nothing
-            ffn_width=int(up.nf if layout.transposed else up.out_features),
+            ffn_width=int(getattr(up, "out_features", 0) or up.nf),
         )
         anatomy._check()
         return anatomy

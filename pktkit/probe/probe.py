@@ -181,6 +181,22 @@ class Probe:
             cache=self._cache,
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the length limit did to the rows encoded so far, a sentence per split."""
+        splits = dict.fromkeys(self._encoded.values())
+        notes = [
+            f"task '{self.task.name}', split '{split.name}': of {count} rows {split.truncated} "
+            f"were cut at {self.settings.max_length} tokens, and {len(split.dropped)} dropped "
+            "because the prompt alone fills them. Raise --max-length to keep them whole."
+            for split in splits
+            if (count := len(split.items) + len(split.dropped))
+            and (split.truncated or split.dropped)
+        ]
+        if "answered" in self.__dict__:
+            notes += self.answered.notes
+        return tuple(dict.fromkeys(notes))
+
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
         return self._attributed(split)["attribution"]

@@ -181,6 +181,7 @@ def _cell(record: dict[str, Any]) -> CellResult:
         seconds=record["seconds"],
         peak_bytes=record["peak_bytes"],
         error=record["error"],
+        notes=record.get("notes", ()),
     )
 
 
