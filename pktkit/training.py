@@ -133,9 +133,11 @@ def train(
         NonFiniteError: a loss or gradient is not finite; names step and items.
         StrategyError: the budget asks for checkpointing, which the target cannot do.
         UsageError: micro-batches have fewer rows than there are processes.
+        LaunchError: processes were given different budgets.
     """
     processes = data.processes
     processes.require_rows(data.budget)
+    processes.require_same("the budget", str(data.budget))
     beside = auxiliary or Auxiliary()
     called = target.model if model is None else model
     processes.copy_from_main(beside.parameters)

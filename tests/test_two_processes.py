@@ -95,6 +95,12 @@ def test_a_process_that_fails_alone_does_not_go_on(found):
     assert second.endswith("its disk is gone.")
 
 
+def test_processes_with_different_budgets_do_not_wait_for_each_other_for_ever(found):
+    for told in found["at odds"]["told"]:
+        assert told.startswith("LaunchError: the budget differs between processes")
+        assert "steps=2" in told and "steps=3" in told
+
+
 def test_one_process_writes_and_prints(found):
     first, second = found["commands"]["all"]
     assert first["transfer"]["exit"] == second["transfer"]["exit"] == 0

@@ -221,6 +221,21 @@ def lonely(processes: Processes) -> dict[str, object]:
     return {"told": processes.everyones(told)}
 
 
+def at_odds(processes: Processes) -> dict[str, object]:
+    """Give each process a budget of its own; return what each is told."""
+    pair = pair_of("llama")
+    budget = Budget(**{**SHORT, "steps": 2 + processes.rank})
+    data = TransferData(
+        Probe(pair, uneven_task()), tuple(range(11)), budget, 5, processes=processes
+    )
+    told = ""
+    try:
+        train(pair.target, list(pair.target.model.parameters()), data, CrossEntropy())
+    except PktkitError as error:
+        told = f"{type(error).__name__}: {error}"
+    return {"told": processes.everyones(told)}
+
+
 def commands(processes: Processes, folder: Path) -> dict[str, object]:
     """Run `transfer` and `compare` on the embedded pair as a launcher would."""
     quick = ["--set", "budget.steps=2", "--set", "budget.rows=16", "--set", "budget.batch_size=6"]
@@ -256,6 +271,7 @@ def everything(folder: Path) -> None:
         sharded = attrs.evolve(processes, sharding=SHARDED)
         found["not finite, sharded"] = refused(sharded, blow_up=True)
         found["lonely"] = lonely(processes)
+        found["at odds"] = at_odds(processes)
         found["commands"] = commands(processes, folder)
         if processes.main:
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
