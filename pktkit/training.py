@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit import meter
 from pktkit.errors import UsageError
 from pktkit.forward_modes import checkpointing
 from pktkit.gradients import Gradient, require_finite
@@ -36,6 +37,7 @@ class TransferData:
         seed: order of the rows and every random start.
         progress: called with (step, steps, loss).
         processes: that train together; alone by default.
+        trial: take only so many steps, spread over the run, to learn what it costs; 0 for all.
     """
 
     probe: Probe
@@ -44,6 +46,14 @@ class TransferData:
     seed: int
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None
     processes: Processes = ALONE
+    trial: int = 0
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The steps that are taken, 0-based."""
+        if self.trial == 0:
+            return range(self.budget.steps)
+        return [i * self.budget.steps // self.trial for i in range(self.trial)]
 
 
 @attrs.frozen(eq=False)
@@ -148,6 +158,7 @@ def train(
         laid_out(target, called, parameters, processes) as layout,
         _training_mode(layout.called, data.seed + processes.rank),
         checkpointing(layout.target, on=data.budget.checkpointing),
+        meter.training(layout.target, processes),
     ):
         moved = layout.place(parameters)
         optimiser = _optimiser(moved, beside, data.budget)
@@ -160,7 +171,7 @@ def train(
             layout.device,
             processes,
         )
-        for step, rows in zip(range(data.budget.steps), groups, strict=False):
+        for step, rows in zip(data.steps, groups, strict=False):
             chosen = active(step / data.budget.steps)
             _let_move(moved, None if chosen is None else layout.place(chosen))
             _set_rates(optimiser, data.budget.rate(step), beside.rate)
@@ -173,7 +184,7 @@ def train(
             history.append(done)
             data.progress(step + 1, data.budget.steps, sum(done.losses.values()))
     return TrainingLog(
-        steps=data.budget.steps,
+        steps=len(history),
         tokens=sum(done.tokens for done in history),
         losses=_by_tenths([done.losses for done in history]),
     )

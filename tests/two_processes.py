@@ -23,6 +23,7 @@ from pktkit.components import Choice
 from pktkit.errors import PktkitError
 from pktkit.journal import Journal, fingerprint
 from pktkit.launch import joined
+from pktkit.meter import SOURCE, TARGET, Meter
 from pktkit.objectives import CrossEntropy
 from pktkit.overrides import apply_all
 from pktkit.plugins import load_plugins
@@ -111,13 +112,14 @@ def transferred(
         probe = probe.answered
     rows = tuple(range(len(probe.encoded("train").items)))[-11:]
     data = TransferData(probe, rows, budget, seed=5, processes=processes)
-    with Journal(pair.target) as journal:
+    with Journal(pair.target) as journal, Meter(pair.source, pair.target).counting() as meter:
         done = run_transfer(strategy, pair, probe, data, journal, registry, task="uneven")
     assert done.injection is not None
     return {
         "weights": snapshot(pair.target),
         "moved": len(journal.changed()),
         "tokens": done.injection.tokens,
+        "operations": [meter.flops(side) for side in (SOURCE, TARGET)],
         "losses": {term: list(values) for term, values in done.injection.losses.items()},
     }
 
@@ -137,6 +139,7 @@ def compared(registry: Registry, cache: Path, name: str, processes: Processes) -
             "difference": max(float((ours - theirs).abs().max()) for ours, theirs in weights),
             "moved": together["moved"],
             "tokens": [alone["tokens"], together["tokens"]],
+            "operations": [alone["operations"], together["operations"]],
             "losses": [alone["losses"], together["losses"]],
             "seconds": time.perf_counter() - start,
         }

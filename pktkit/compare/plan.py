@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
@@ -92,6 +93,8 @@ class Plan:
         template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
+            the steps of its budget.
     """
 
     pair: PairSpec
@@ -105,6 +108,7 @@ class Plan:
     template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""

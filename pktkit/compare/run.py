@@ -18,6 +18,7 @@ from pktkit.compare.plan import Plan, choose_task
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
 from pktkit.processes import ALONE, Processes
+from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -85,6 +86,7 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
+    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
@@ -165,6 +167,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
