@@ -45,6 +45,7 @@ class Request:
         rows: comma list of training rows, a point of a curve each; None for the budget's.
         curve: `steps`, or `steps=` with a comma list; None for the budget's.
         equal: what all arms spend alike; None leaves each the steps of its budget.
+        allow_code_execution: whether programs that a model wrote may be run.
         jobs: worker processes; 0 for none, None chooses.
         cell: `i/n` for one part of the cells, None for all.
         form: how the result is written to stdout.
@@ -62,6 +63,7 @@ class Request:
     rows: str | None
     curve: str | None
     equal: str | None
+    allow_code_execution: bool
     jobs: int | None
     cell: str | None
     form: str
@@ -77,8 +79,8 @@ class Request:
 @click.option(
     "--task",
     "tasks",
-    help=f"Comma list of tasks or files of rows; 'all' for every registered one. "
-    f"Default with the embedded pair: {DEFAULT_TASK}.",
+    help=f"Comma list of tasks, NAME[:PROTOCOL][@DATA], or files of rows; 'all': the built-in "
+    f"ones. Default with the embedded pair: {DEFAULT_TASK}.",
 )
 @click.option("--seeds", default="3", show_default=True, help="How many, or a list such as 0,7.")
 @model_options
@@ -105,6 +107,11 @@ class Request:
     "--equal",
     type=click.Choice(EQUAL),
     help="Set every arm's steps so that all spend the same steps, tokens or FLOPs as sft.",
+)
+@click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
 )
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option("--cell", metavar="I/N", help="Run only the I-th of N parts of the comparison.")
@@ -158,22 +165,28 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
     from pktkit.compare.curve import curve_points, require_free
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
     from pktkit.transfer import budget_for
 
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
-    tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
+    tasks = own_tasks(registry) if wanted == ["all"] else wanted
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
     loaded = [choose_task(registry, name) for name in tasks]
     for task in loaded:
         registry.get(Kind.EVALUATOR, task.evaluator.name)
+        task.items(request.split)
+        with code_execution(request.allow_code_execution):
+            require_permission(registry, task)
         for strategy in chosen:
             budget_for(task, strategy)
+            if strategy.injector is not None:
+                task.items("train")
     require_free(
         request.overrides,
         rows=request.rows is not None,
@@ -189,6 +202,7 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         selection=app.selection,
         item_limit=request.limit,
         template=models.own_template,
+        allow_code_execution=request.allow_code_execution,
         trace=app.trace_plugins,
         points=curve_points(request.rows, request.curve, loaded, chosen),
         equal=request.equal or "",

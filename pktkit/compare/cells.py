@@ -15,13 +15,14 @@ import structlog
 from pktkit.boundary import checked_scores
 from pktkit.compare.memory import PeakMemory
 from pktkit.compare.parity import Costs, flop_costs, reference_arm, token_costs, trial_steps
-from pktkit.compare.plan import Plan, choose_task, templated
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.components import Kind
 from pktkit.errors import JournalError, LaunchError, PktkitError, UsageError
 from pktkit.journal import Journal
 from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.meter import SOURCE, TARGET, Meter
 from pktkit.outcomes import CellKey, CellResult, Spent
+from pktkit.permission import code_execution
 from pktkit.points import budget_at, point_fields
 from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
@@ -257,22 +258,20 @@ class CellRunner:
         if not self.processes.main:
             return ()
         task, split = self._task(stages.key.task), self.plan.split
-        return stages.run(
-            EVALUATE,
-            Kind.EVALUATOR,
-            task.evaluator,
-            lambda evaluator: checked_scores(
-                evaluator.evaluate(model, task, split), task.items(split)
-            ),
-            shown=lambda scores: f"{len(scores)} scores",
-        )
+        with code_execution(self.plan.allow_code_execution):
+            return stages.run(
+                EVALUATE,
+                Kind.EVALUATOR,
+                task.evaluator,
+                lambda evaluator: checked_scores(
+                    evaluator.evaluate(model, task, split), task.items(split)
+                ),
+                shown=lambda scores: f"{len(scores)} scores",
+            )
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            task = templated(choose_task(self.registry, name), self.plan.template)
-            split = self.plan.split
-            items = task.items(split)[: self.plan.item_limit]
-            self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
+            self._tasks[name] = scored(choose_task(self.registry, name), self.plan)
         return self._tasks[name]
 
     def _probe(self, name: str) -> Probe:

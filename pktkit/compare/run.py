@@ -14,7 +14,7 @@ import attrs
 
 from pktkit.checkpoints import local_files
 from pktkit.compare.parts import Part
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
 from pktkit.processes import ALONE, Processes
@@ -161,6 +161,7 @@ def _readings(cache: Path | None) -> Iterator[Path]:
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
+    tasks = {name: choose_task(registry, name) for name in plan.tasks}
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
@@ -172,13 +173,15 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
-                    for task in plan.tasks
+                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
                 }
                 if strategy.injector
                 else {},
             }
             for strategy in plan.strategies
+        },
+        "comparability": {
+            name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
         },
         "probe": attrs.asdict(plan.settings),
         "template": plan.template or "task",
