@@ -12,11 +12,11 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.errors import UsageError
+from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy
     from pktkit.probe import Probe
-    from pktkit.processes import Processes
     from pktkit.registry import Registry
 
 RECORD = "transfer.json"
@@ -69,7 +69,7 @@ def transfer(
     with together(models) as (processes, models):
         processes.on_main(lambda: require_writable(out))
         probe = models.probe(task)
-        record = _run(chosen[0], probe, registry, processes, seed=seed, out=out)
+        record = _run(chosen[0], probe, registry, seed=seed, out=out, processes=processes)
     if processes.main:
         for note in probe.notes if app.verbosity >= 0 else ():
             click.echo(f"note     {note}", err=True)
@@ -81,10 +81,10 @@ def _run(
     strategy: Strategy,
     probe: Probe,
     registry: Registry,
-    processes: Processes,
     *,
     seed: int,
     out: Path,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Transfer inside a journal, save and verify; the record lies beside the weights.
 
