@@ -132,13 +132,15 @@ def test_table_is_plain_and_narrow(summary) -> None:
     text = render(summary, "table")
     assert "\x1b" not in text
     assert not re.search("[─│━┃]", text)
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 120
     header = next(line for line in text.splitlines() if line.startswith("#"))
-    expected = ["#", "strategy", "score %", "Δ vs target [95 %]", "p (Holm)", "lost", "gained"]
+    expected = ["#", "strategy", "score %", "Δ vs target [95 %]", "p (Holm)"]
+    expected += ["gap % [95 %]", "lost", "gained"]
     assert re.split(r"\s{2,}", header) == [*expected, "tokens", "trainable", "seconds"]
     latent = next(line for line in text.splitlines() if "latent" in line)
     assert re.fullmatch(
-        r"3 +latent +67\.2 ± 1\.0 +\+50\.6 \[\+\d+\.\d, \+\d+\.\d\] +0\.0\d\d +0 +30\.3 +25\.3 k "
+        r"3 +latent +67\.2 ± 1\.0 +\+50\.6 \[\+\d+\.\d, \+\d+\.\d\] +0\.0\d\d "
+        r"+67 \[5\d, 8\d\] +0 +30\.3 +25\.3 k "
         r" +1\.2 M +2\.0",
         latent,
     )
@@ -164,10 +166,13 @@ def test_colour_needs_a_terminal_and_no_no_color(monkeypatch) -> None:
 
 def test_markdown(summary) -> None:
     text = render(summary, "md")
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    above, below = text.split("**Verdict**")
+    table, contrasts = (
+        [line for line in part.splitlines() if line.startswith("|")] for part in (above, below)
+    )
     assert len(table) == 2 + 6
+    assert len(contrasts) == 2 + 4 + 3  # latent with four others, three controls with the target
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
-    assert "**Verdict**" in text
     assert "\\| NaN" in text
 
 
@@ -326,7 +331,7 @@ def test_run_directory_round_trip(tmp_path, summary) -> None:
     lines = (run.path / "items.jsonl").read_text().splitlines()
     assert len(lines) == 60 * (2 + 3 * 3)
     assert json.loads(lines[0]) == {
-        "strategy": "target", "seed": 0, "task": "arith", "point": "", "item": "i0", "score": 1.0,
+        "strategy": "target", "seed": 0, "task": "arith", "point": "", "repeat": 0, "item": "i0", "score": 1.0,
         "prediction": "p0",
     }  # fmt: skip
     assert "## Extra" in (run.path / "report.md").read_text()

@@ -14,6 +14,7 @@ from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
+from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,10 @@ class Request:
         split: where scores are read.
         analyses: comma list of analyses to add; None for none.
         limit: items scored per task; None for all.
+        references: each a comma list of rows to compare with; empty for the usual ones.
+        alpha: error rate of claims.
+        n_boot: bootstrap draws per difference.
+        repeats: further runs of every strategy's first seed.
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
@@ -50,6 +55,10 @@ class Request:
     split: str
     analyses: str | None
     limit: int | None
+    references: tuple[str, ...]
+    alpha: float
+    n_boot: int
+    repeats: int
     jobs: int | None
     form: str
     out: Path | None
@@ -86,6 +95,36 @@ class Request:
 )
 @click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="ROW",
+    help="Compare with this row only, e.g. sft; the first is Δ's. Comma list, repeatable. "
+    "Default: target, and every control.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    default=DEFAULT_ALPHA,
+    show_default=True,
+    help="Error rate of claims; intervals are at 1 - alpha.",
+)
+@click.option(
+    "--n-boot",
+    type=click.IntRange(100, 1_000_000),
+    default=DEFAULT_DRAWS,
+    show_default=True,
+    help="Bootstrap draws per difference; the smallest p is 2 / (draws + 1).",
+)
+@click.option(
+    "--repeat",
+    "repeats",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Run every row's first seed N more times and report what changes.",
+)
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
     "--format",
@@ -125,9 +164,11 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
+    from pktkit.compare.claims import require_claims_possible
     from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
+    from pktkit.settings import EvidenceSettings
     from pktkit.transfer import budget_for
 
     registry = app.registry
@@ -141,6 +182,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         registry.get(Kind.EVALUATOR, task.evaluator.name)
         for strategy in chosen:
             budget_for(task, strategy)
+    evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
+    require_claims_possible(evidence, chosen)
     return Plan(
         pair=models.pair,
         strategies=tuple(chosen),
@@ -151,6 +194,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         selection=app.selection,
         item_limit=request.limit,
         trace=app.trace_plugins,
+        repeats=request.repeats,
+        evidence=evidence,
     )
 
 

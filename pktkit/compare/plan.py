@@ -13,7 +13,7 @@ from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
 from pktkit.points import OWN
-from pktkit.settings import ProbeSettings
+from pktkit.settings import EvidenceSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
@@ -62,6 +62,8 @@ class Plan:
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        repeats: further runs of every strategy's first seed, which measure noise.
+        evidence: how differences are tested.
     """
 
     pair: PairSpec
@@ -74,13 +76,18 @@ class Plan:
     item_limit: int | None = None
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    repeats: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    evidence: EvidenceSettings = attrs.field(factory=EvidenceSettings)
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once per task."""
+        """Return every unit of work; untouched models are scored once per task.
+
+        Repeats are further cells of the first seed, after all others.
+        """
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
@@ -93,7 +100,9 @@ class Plan:
                 for strategy in self.strategies
                 if strategy.injector is not None
             ]
-        return keys
+        first = [key for key in keys if key.seed == self.seeds[0]]
+        again = range(1, self.repeats + 1)
+        return keys + [attrs.evolve(key, repeat=repeat) for repeat in again for key in first]
 
 
 def choose_strategies(

@@ -23,10 +23,11 @@ def announce(plan: Plan) -> str:
     controls = sum(strategy.control for strategy in plan.strategies)
     methods = len(plan.strategies) - controls
     tasks = ", ".join(plan.tasks)
+    again = f" + {plan.repeats} again" if plan.repeats else ""
     return (
         f"source   {model_line(plan.pair.source)}\n"
         f"target   {model_line(plan.pair.target)}\n"
-        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds on "
+        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds{again} on "
         f"{tasks}: {len(plan.cells())} cells, scored on {plan.split}"
     )
 

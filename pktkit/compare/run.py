@@ -89,6 +89,9 @@ def run_comparison(
         meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
+        alpha=plan.evidence.alpha,
+        n_boot=plan.evidence.n_boot,
+        references=plan.evidence.references,
     )
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
@@ -126,6 +129,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             for strategy in plan.strategies
         },
         "probe": attrs.asdict(plan.settings),
+        "evidence": attrs.asdict(plan.evidence),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
     }

@@ -13,6 +13,7 @@ same). What is computed and why, with simulations: docs/statistics.md.
 
 from __future__ import annotations
 
+from pktkit.settings import DEFAULT_DRAWS
 from pktkit.statistics.components import VarianceParts, variance_parts
 from pktkit.statistics.differences import (
     FloatArray,
@@ -23,7 +24,6 @@ from pktkit.statistics.differences import (
     mean_and_deviation,
 )
 from pktkit.statistics.evidence import (
-    DEFAULT_DRAWS,
     PairedEvidence,
     minimum_detectable_effect,
     paired_bootstrap,

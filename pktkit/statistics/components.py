@@ -50,6 +50,21 @@ class VarianceParts:
         """Standard error of the mean difference."""
         return math.hypot(self.seed_error or 0.0, self.item_error)
 
+    def scaled(self, factor: float) -> VarianceParts:
+        """Return the same parts in another unit."""
+
+        def times(part: float | None) -> float | None:
+            return None if part is None else factor * part
+
+        return VarianceParts(
+            seed=times(self.seed),
+            item=factor * self.item,
+            noise=times(self.noise),
+            seed_error=times(self.seed_error),
+            item_error=factor * self.item_error,
+            freedom=self.freedom,
+        )
+
 
 @attrs.frozen
 class MeanSquares:
@@ -110,8 +125,8 @@ def degrees_of_freedom(seed_variance: float, item_variance: float, seeds: int, i
     Bulletin 2(6), 1946) has `(k - 1) (1 + x)²` for an items' part that is known; but `x` is
     estimated from `k` seeds as well, and a lucky sample of three has a small standard error *and*
     many degrees of freedom: 92 % coverage instead of 95 where the seeds' share is 0.9. The quarter
-    keeps the coverage of k = 3 within 95.0 and 96.4 % for every share, of 5 seeds within 95.0 and
-    96.9 % (integrated numerically, `benchmarks/statistics_simulation.py --exact`).
+    keeps the coverage of 3 seeds within 95.0 and 96.4 % for every share, of 5 seeds within 95.0 and
+    96.9 % (integrated numerically, `benchmarks/statistics_simulation.py --only freedom`).
     """
     if seeds < 2:
         return items - 1.0
@@ -137,9 +152,7 @@ def variance_parts(difference: ArrayLike) -> VarianceParts:
     freedom = degrees_of_freedom(squares.seed_variance, squares.item_variance, seeds, items)
     item_error = math.sqrt(squares.item_variance)
     if seeds < 2:
-        return VarianceParts(
-            None, math.sqrt(squares.of_items), None, None, item_error, freedom
-        )
+        return VarianceParts(None, math.sqrt(squares.of_items), None, None, item_error, freedom)
     return VarianceParts(
         seed=math.sqrt(max(0.0, squares.of_seeds - squares.of_rest) / items),
         item=math.sqrt(max(0.0, squares.of_items - squares.of_rest) / seeds),

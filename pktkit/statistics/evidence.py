@@ -24,10 +24,10 @@ import attrs
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pktkit.settings import DEFAULT_DRAWS
 from pktkit.statistics.components import degrees_of_freedom, mean_squares
 from pktkit.statistics.differences import FloatArray, Interval, as_difference
 
-DEFAULT_DRAWS = 4000
 _CHUNK_ENTRIES = 2_000_000
 _FEW_VALUES = 50
 

@@ -26,6 +26,14 @@ class RepeatNoise:
     item_deviation: float
     mean_deviation: float
 
+    def scaled(self, factor: float) -> RepeatNoise:
+        """Return the same noise in another unit."""
+        return attrs.evolve(
+            self,
+            item_deviation=factor * self.item_deviation,
+            mean_deviation=factor * self.mean_deviation,
+        )
+
 
 def repeat_noise(scores: ArrayLike) -> RepeatNoise:
     """Compare runs that should be the same.
