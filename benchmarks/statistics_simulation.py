@@ -1,6 +1,6 @@
 """How often the intervals of `pktkit.statistics` hold the truth, and how often Holm errs.
 
-    python benchmarks/statistics_simulation.py [--simulations 3000] [--only coverage]
+    python benchmarks/statistics_simulation.py [--simulations 2000] [--only coverage]
 
 Prints four tables in Markdown, those of docs/statistics.md:
 
@@ -283,8 +283,8 @@ def table(
 def main() -> None:
     """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--simulations", type=int, default=3000)
-    parser.add_argument("--draws", type=int, default=1999)
+    parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=999)
     parser.add_argument("--only", choices=("coverage", "corners", "null", "freedom"))
     options = parser.parse_args()
     counts = (options.simulations, options.draws)

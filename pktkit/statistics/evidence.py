@@ -208,6 +208,6 @@ def _p_value(draws: FloatArray) -> float:
 
 def _detectable(draws: FloatArray, mean: float, alpha: float, power: float) -> float:
     interval = _interval(draws, alpha)
-    sizes = np.sort(draws - mean)
-    upper = float(np.quantile(sizes, power)) - float(np.quantile(sizes, 1.0 - power))
+    above, below = np.quantile(draws - mean, [power, 1.0 - power])
+    upper = float(above - below)
     return min(1.0, (interval.high - interval.low) / 2 + max(0.0, upper / 2))
