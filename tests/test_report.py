@@ -168,13 +168,15 @@ def test_colour_needs_a_terminal_and_no_no_color(monkeypatch) -> None:
 
 def test_markdown(summary) -> None:
     text = render(summary, "md")
-    above, below = text.split("**Verdict**")
-    table, contrasts = (
-        [line for line in part.splitlines() if line.startswith("|")] for part in (above, below)
+    table, contrasts, budgets = (
+        [line for line in part.splitlines() if line.startswith("|")]
+        for part in re.split(r"\*\*(?:Verdict|Budget)\*\*", text)
     )
     assert len(table) == 2 + 6
     assert len(contrasts) == 2 + 4 + 3  # latent with four others, three controls with the target
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert len(budgets) == 2 + 6
+    for part in (table, contrasts, budgets):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in part}) == 1
     assert "\\| NaN" in text
 
 

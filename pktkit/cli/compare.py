@@ -11,6 +11,7 @@ import attrs
 import click
 
 from pktkit import logs
+from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
@@ -42,6 +43,10 @@ class Request:
         alpha: error rate of claims.
         n_boot: bootstrap draws per difference.
         repeats: further runs of every strategy's first seed.
+        rows: comma list of training rows, a point of a curve each; None for the budget's.
+        curve: `steps`, or `steps=` with a comma list; None for the budget's.
+        equal: what all arms spend alike; None leaves each the steps of its budget.
+        allow_code_execution: whether programs that a model wrote may be run.
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
@@ -59,6 +64,10 @@ class Request:
     alpha: float
     n_boot: int
     repeats: int
+    rows: str | None
+    curve: str | None
+    equal: str | None
+    allow_code_execution: bool
     jobs: int | None
     form: str
     out: Path | None
@@ -73,8 +82,8 @@ class Request:
 @click.option(
     "--task",
     "tasks",
-    help=f"Comma list of tasks or files of rows; 'all' for every registered one. "
-    f"Default with the embedded pair: {DEFAULT_TASK}.",
+    help=f"Comma list of tasks, NAME[:PROTOCOL][@DATA], or files of rows; 'all': the built-in "
+    f"ones. Default with the embedded pair: {DEFAULT_TASK}.",
 )
 @click.option("--seeds", default="3", show_default=True, help="How many, or a list such as 0,7.")
 @model_options
@@ -125,6 +134,18 @@ class Request:
     metavar="N",
     help="Run every row's first seed N more times and report what changes.",
 )
+@click.option("--rows", help="Score against training rows: run at each, e.g. 16,64,256,1024.")
+@click.option("--curve", help="Score against steps: 'steps' (1/4, 1/2, all) or steps=50,100,200.")
+@click.option(
+    "--equal",
+    type=click.Choice(EQUAL),
+    help="Set every arm's steps so that all spend the same steps, tokens or FLOPs as sft.",
+)
+@click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
+)
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
     "--format",
@@ -165,25 +186,37 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
     from pktkit.compare.claims import require_claims_possible
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
+    from pktkit.compare.curve import curve_points, require_free
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
     from pktkit.settings import EvidenceSettings
     from pktkit.transfer import budget_for
 
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
-    tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
+    tasks = own_tasks(registry) if wanted == ["all"] else wanted
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
-    for name in tasks:
-        task = choose_task(registry, name)
+    loaded = [choose_task(registry, name) for name in tasks]
+    for task in loaded:
         registry.get(Kind.EVALUATOR, task.evaluator.name)
+        task.items(request.split)
+        with code_execution(request.allow_code_execution):
+            require_permission(registry, task)
         for strategy in chosen:
             budget_for(task, strategy)
+            if strategy.injector is not None:
+                task.items("train")
     evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
     require_claims_possible(evidence, chosen)
+    require_free(
+        request.overrides,
+        rows=request.rows is not None,
+        steps=request.curve is not None,
+    )
     return Plan(
         pair=models.pair,
         strategies=tuple(chosen),
@@ -193,9 +226,13 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         settings=models.settings,
         selection=app.selection,
         item_limit=request.limit,
+        template=models.own_template,
+        allow_code_execution=request.allow_code_execution,
         trace=app.trace_plugins,
         repeats=request.repeats,
         evidence=evidence,
+        points=curve_points(request.rows, request.curve, loaded, chosen),
+        equal=request.equal or "",
     )
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.checkpoints import local_files
+from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -72,7 +74,7 @@ def run_comparison(
     cells = plan.cells()
     if jobs is None:
         jobs = default_jobs(
-            len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+            len(cells), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
         )
     results = []
     with _readings(cache) as readings:
@@ -93,6 +95,7 @@ def run_comparison(
         n_boot=plan.evidence.n_boot,
         references=plan.evidence.references,
     )
+    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
@@ -110,35 +113,44 @@ def _readings(cache: Path | None) -> Iterator[Path]:
 
 def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
+    tasks = {name: choose_task(registry, name) for name in plan.tasks}
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
-                    for task in plan.tasks
+                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
                 }
                 if strategy.injector
                 else {},
             }
             for strategy in plan.strategies
         },
+        "comparability": {
+            name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
+        },
         "probe": attrs.asdict(plan.settings),
         "evidence": attrs.asdict(plan.evidence),
+        "template": plan.template or "task",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
     }
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """Return the size of both local checkpoints; hub ids not yet on disk count as large."""
+    """Return the size of both checkpoints on disk.
+
+    What is not there yet counts as large, and so does a GGUF file, which grows when unpacked.
+    """
     total = 0
-    for location in (plan.pair.source, plan.pair.target):
-        files = list(Path(location).glob("*.safetensors"))
+    for reference in (plan.pair.source, plan.pair.target):
+        found = local_files(reference)
+        files = [] if found is None or found.is_gguf else list(found.path.glob("*.safetensors"))
         total += sum(file.stat().st_size for file in files) if files else 1 << 40
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pktkit.outcomes import ReportSection
-from pktkit.report import columns, details
+from pktkit.report import budgets, columns, details
 from pktkit.report.figures import figure_files
 from pktkit.report.records import Comparison, Summary
 from pktkit.report.verdict import verdict_sentences
@@ -39,6 +39,7 @@ def _task(comparison: Comparison) -> str:
             "**Verdict**",
             "\n".join(claims),
             *_details(comparison),
+            *_budget(comparison),
         ]
     )
 
@@ -59,6 +60,14 @@ def _table(headings: Sequence[str], body: Sequence[Sequence[str]], *, names: int
     """Return a table whose first `names` columns are text and the others figures."""
     rule = "|" + ":--|" * names + "--:|" * (len(headings) - names)
     return "\n".join([_line(headings), rule, *(_line(cells) for cells in body)])
+
+
+def _budget(comparison: Comparison) -> list[str]:
+    """Return what the rows spent, as a table; nothing where nothing was injected."""
+    if budgets.reference_row(comparison) is None:
+        return []
+    table = _table(budgets.HEADINGS, budgets.body(comparison), names=1)
+    return ["**Budget**", table, _escape(budgets.NOTE)]
 
 
 def _line(cells: Sequence[str]) -> str:
