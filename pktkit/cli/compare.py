@@ -16,6 +16,7 @@ from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
+from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +43,10 @@ class Request:
         split: where scores are read.
         analyses: comma list of analyses to add; None for none.
         limit: items scored per task; None for all.
+        references: each a comma list of rows to compare with; empty for the usual ones.
+        alpha: error rate of claims.
+        n_boot: bootstrap draws per difference.
+        repeats: further runs of every strategy's first seed.
         rows: comma list of training rows, a point of a curve each; None for the budget's.
         curve: `steps`, or `steps=` with a comma list; None for the budget's.
         equal: what all arms spend alike; None leaves each the steps of its budget.
@@ -60,6 +65,10 @@ class Request:
     split: str
     analyses: str | None
     limit: int | None
+    references: tuple[str, ...]
+    alpha: float
+    n_boot: int
+    repeats: int
     rows: str | None
     curve: str | None
     equal: str | None
@@ -101,6 +110,36 @@ class Request:
 )
 @click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="ROW",
+    help="Compare with this row only, e.g. sft; the first is Δ's. Comma list, repeatable. "
+    "Default: target, and every control.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    default=DEFAULT_ALPHA,
+    show_default=True,
+    help="Error rate of claims; intervals are at 1 - alpha.",
+)
+@click.option(
+    "--n-boot",
+    type=click.IntRange(100, 1_000_000),
+    default=DEFAULT_DRAWS,
+    show_default=True,
+    help="Bootstrap draws per difference; the smallest p is 2 / (draws + 1).",
+)
+@click.option(
+    "--repeat",
+    "repeats",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Run every row's first seed N more times and report what changes.",
+)
 @click.option("--rows", help="Score against training rows: run at each, e.g. 16,64,256,1024.")
 @click.option("--curve", help="Score against steps: 'steps' (1/4, 1/2, all) or steps=50,100,200.")
 @click.option(
@@ -164,11 +203,13 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
+    from pktkit.compare.claims import require_claims_possible
     from pktkit.compare.curve import curve_points, require_free
     from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
     from pktkit.permission import code_execution, require_permission
+    from pktkit.settings import EvidenceSettings
     from pktkit.transfer import budget_for
 
     registry = app.registry
@@ -187,6 +228,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
             budget_for(task, strategy)
             if strategy.injector is not None:
                 task.items("train")
+    evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
+    require_claims_possible(evidence, chosen)
     require_free(
         request.overrides,
         rows=request.rows is not None,
@@ -204,6 +247,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         template=models.own_template,
         allow_code_execution=request.allow_code_execution,
         trace=app.trace_plugins,
+        repeats=request.repeats,
+        evidence=evidence,
         points=curve_points(request.rows, request.curve, loaded, chosen),
         equal=request.equal or "",
     )

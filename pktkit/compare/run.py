@@ -85,6 +85,9 @@ def run_comparison(
         meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
+        alpha=plan.evidence.alpha,
+        n_boot=plan.evidence.n_boot,
+        references=plan.evidence.references,
     )
     sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
@@ -184,6 +187,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
         },
         "probe": attrs.asdict(plan.settings),
+        "evidence": attrs.asdict(plan.evidence),
         "template": plan.template or "task",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
