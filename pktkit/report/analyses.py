@@ -58,8 +58,8 @@ def _files(outcomes: Sequence[Outcome], context: AnalysisContext) -> dict[str, b
             continue
         pictures = _pictures(name, result)
         files |= pictures
-        document = _document(outcome.choice, result, list(pictures), context)
-        files[f"{name}.json"] = f"{document}\n".encode()
+        data = _data(outcome.choice, result, list(pictures), context)
+        files[f"{name}.json"] = f"{data}\n".encode()
         blocks.append(section_block(result.section()))
     title = f"Analysis of {pair.source.name} → {pair.target.name} on {task}"
     return files | {PAGE: document(title, blocks, lead).encode()}
@@ -82,7 +82,7 @@ def _pictures(name: str, result: AnalysisResult) -> dict[str, bytes]:
     return {f"{name}-{figure.name}.png": figure.png for figure in result.figures}
 
 
-def _document(
+def _data(
     choice: Choice, result: AnalysisResult, pictures: Sequence[str], context: AnalysisContext
 ) -> str:
     from pktkit.report.jsonfile import plain

@@ -151,14 +151,14 @@ def curve_figure(group: Sequence[Curve]) -> Figure:
         room=0.2 * len(group) / 2,
     )
     ends = "; ".join(
-        f"{curve.strategy} {score(curve.points[0])} to {score(curve.points[-1])}"
-        for curve in group
+        f"{curve.strategy} {score(curve.points[0])} to {score(curve.points[-1])}" for curve in group
     )
+    what = f"score against {axis_title(first.axis)} on {first.task}"
     return Figure(
         f"curve-{first.axis}",
         png,
-        f"Score against {axis_title(first.axis)} on {first.task}; bands: {first.level:g} % interval.",
-        f"Curves of score against {axis_title(first.axis)} on {first.task}. {ends}.",
+        f"S{what[1:]}; bands: {first.level:g} % interval.",
+        f"Curves of {what}. {ends}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Inline SVG that takes the page's colours, in light and in dark, and has words for its pictures."""
+"""Inline SVG that takes the page's colours, in light and in dark, and is described in words."""
 
 from __future__ import annotations
 

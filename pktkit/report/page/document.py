@@ -26,11 +26,13 @@ class Block:
         title: its heading, text.
         body: HTML below the heading.
         folded: whether a reader has to open it.
+        short: what it is called in the contents; as in the heading, where not given.
     """
 
     title: str
     body: str
     folded: bool = False
+    short: str = ""
 
 
 def document(title: str, blocks: Sequence[Block], lead: str = "") -> str:
@@ -64,7 +66,7 @@ def _block(name: str, block: Block) -> str:
     heading = f"<h2>{escape(block.title)}</h2>"
     if block.folded:
         return (
-            f'<section id="{name}">\n<details>\n<summary>{heading}</summary>\n'
+            f'<section class="folded" id="{name}">\n<details>\n<summary>{heading}</summary>\n'
             f"{block.body}\n</details>\n</section>"
         )
     return f'<section id="{name}">\n{heading}\n{block.body}\n</section>'
@@ -74,7 +76,8 @@ def _contents(named: Sequence[tuple[str, Block]]) -> str:
     if len(named) < FEWEST_FOR_CONTENTS:
         return ""
     links = "\n".join(
-        f'<li><a href="#{name}">{escape(block.title)}</a></li>' for name, block in named
+        f'<li><a href="#{name}">{escape(block.short or block.title)}</a></li>'
+        for name, block in named
     )
     return f'<nav aria-label="Contents">\n<ul>\n{links}\n</ul>\n</nav>'
 
@@ -83,7 +86,7 @@ def _identifiers(blocks: Sequence[Block]) -> list[str]:
     """Return a name per block that no two of them share."""
     names: list[str] = []
     for block in blocks:
-        stem = name = slug(block.title)
+        stem = name = slug(block.short or block.title)
         number = 2
         while name in names:
             name, number = f"{stem}-{number}", number + 1

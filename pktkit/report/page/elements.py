@@ -34,11 +34,6 @@ def heading(text: str) -> str:
     return f"<h3>{escape(text)}</h3>"
 
 
-def bullets(sentences: Sequence[str]) -> str:
-    """Return a list of sentences."""
-    return "<ul>\n" + "\n".join(f"<li>{escape(each)}</li>" for each in sentences) + "\n</ul>"
-
-
 def folded(title: str, body: str) -> str:
     """Return HTML that a reader has to open."""
     return f"<details>\n<summary>{escape(title)}</summary>\n{body}\n</details>"
@@ -95,7 +90,7 @@ def table(
     def cell(given: str | Cell, column: int) -> str:
         one = given if isinstance(given, Cell) else Cell(given)
         if column == head:
-            return f'<th scope="row">{escape(one.text)}</th>'
+            return f'<th scope="row"><span>{escape(one.text)}</span></th>'
         names = " ".join(x for x in ("" if wordy(column) else "number", one.kind) if x)
         return f"<td{_class(names)}>{escape(one.text)}</td>"
 

@@ -137,7 +137,7 @@ def against_others(comparison: Comparison) -> str:
     if not panels:
         return ""
     everything = [span for spans in panels.values() for span in spans]
-    frame = Frame.around(everything, width=260.0, names=88.0)
+    frame = Frame.around(everything, width=270.0, names=100.0)
     drawn = []
     for reference, spans in panels.items():
         name = name_of(comparison, reference)

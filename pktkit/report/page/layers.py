@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 import attrs
 
 from pktkit.report.page import canvas
-from pktkit.report.page.elements import figure, heading, multiples, note
+from pktkit.report.page.elements import figure, folded, heading, multiples, note
 from pktkit.report.records import Comparison
 
-WIDTH, LEFT, HEIGHT = 320.0, 44.0, 96.0
-SOURCE, TARGET, BLOCK = 8.0, 72.0, 16.0
+WIDTH, LEFT, HEIGHT = 320.0, 44.0, 124.0
+SOURCE, TARGET, BLOCK = 18.0, 90.0, 16.0
 """Where both rows of blocks start, and how high a block is."""
+
+LONGEST_CAPTION = 60
+"""Letters of a map up to which it is written out below its picture; longer ones are folded."""
 
 _LINK = re.compile(r"(\d+(?:\+\d+)*)→(\d+)")
 _DEPTHS = re.compile(r"\((\d+)→(\d+) blocks\)$")
@@ -37,14 +41,14 @@ class Drawn:
     @classmethod
     def read(cls, text: str) -> Drawn | None:
         """Read `LayerMap.described`; None where it is not one."""
-        method, _, rest = text.rpartition(": ")
+        depths = _DEPTHS.search(text)
+        method, _, rest = (text[: depths.start()] if depths else text).rpartition(": ")
         links = tuple(
             (tuple(map(int, sources.split("+"))), int(target))
             for sources, target in _LINK.findall(rest)
         )
         if not links:
             return None
-        depths = _DEPTHS.search(rest)
         used_source = 1 + max(block for sources, _ in links for block in sources)
         used_target = 1 + max(target for _, target in links)
         source, target = map(int, depths.groups()) if depths else (used_source, used_target)
@@ -72,7 +76,10 @@ def _figure(text: str, strategies: Sequence[str]) -> str:
     found = Drawn.read(text)
     if found is None:
         return note(f"{named}: {text}")
-    return figure(plot(found, text), f"{named} · {text}")
+    if len(text) <= LONGEST_CAPTION:
+        return figure(plot(found, text), f"{named} · {text}")
+    picture = plot(found, text) + folded("in words", note(text))
+    return figure(picture, f"{named} · {found.method}")
 
 
 def plot(found: Drawn, text: str) -> str:
@@ -89,8 +96,8 @@ def plot(found: Drawn, text: str) -> str:
             canvas.line(source[one], SOURCE + BLOCK, target[block], TARGET, "link")
             for one in sources
         ]
-    parts += _blocks(source, SOURCE, used_source)
-    parts += _blocks(target, TARGET, {block for _, block in found.links})
+    parts += _blocks(source, SOURCE, used_source, SOURCE - 5)
+    parts += _blocks(target, TARGET, {block for _, block in found.links}, TARGET + BLOCK + 13)
     return canvas.picture(
         parts,
         width=WIDTH,
@@ -106,15 +113,20 @@ def _centres(blocks: int) -> list[float]:
     return [LEFT + size * (block + 0.5) for block in range(blocks)]
 
 
-def _blocks(centres: Sequence[float], top: float, used: set[int]) -> list[str]:
-    """Draw a row of blocks; numbers where they have room."""
+def _blocks(centres: Sequence[float], top: float, used: set[int], beside: float) -> list[str]:
+    """Draw a row of blocks, with their numbers inside or, where they are too narrow, at `beside`.
+
+    Where not every number has room, some are left out.
+    """
     size = (WIDTH - LEFT) / len(centres)
     width = min(28.0, 0.84 * size)
-    stride = max(1, round(0.5 + canvas.LETTER * (len(str(len(centres) - 1)) + 0.5) / size))
+    room = canvas.LETTER * (len(str(len(centres) - 1)) + 0.6)
     parts = []
     for block, x in enumerate(centres):
         kind = "used" if block in used else "unused"
         parts.append(canvas.box(x - width / 2, top, width, BLOCK, kind))
-        if block % stride == 0 and width > canvas.LETTER * len(str(block)):
+        if room <= size:
             parts.append(canvas.text(x, top + 12, str(block), f"on {kind}", "middle"))
+        elif block % math.ceil(1.5 * room / size) == 0:
+            parts.append(canvas.text(x, beside, str(block), "soft", "middle"))
     return parts

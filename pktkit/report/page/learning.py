@@ -65,8 +65,8 @@ class _Frame:
         return LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * (math.log(budget) - first) / (last - first)
 
     def y(self, score: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (score - self.low) / (
-            self.high - self.low
+        return (
+            HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (score - self.low) / (self.high - self.low)
         )
 
     def axes(self, across: str) -> list[str]:

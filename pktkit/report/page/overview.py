@@ -34,7 +34,7 @@ def _panels(comparisons: Sequence[Comparison]) -> str:
     if not panels:
         return ""
     everything = [span for _, spans in panels for span in spans]
-    frame = Frame.around(everything, width=260.0, names=88.0)
+    frame = Frame.around(everything, width=270.0, names=100.0)
     figures = []
     for comparison, spans in panels:
         name = name_of(comparison, comparison.reference)

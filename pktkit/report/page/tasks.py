@@ -28,7 +28,8 @@ def task_block(comparison: Comparison, losses: Losses, *, closed: bool = False) 
         layer_maps(comparison),
         loss_curves(comparison, losses),
     ]
-    return Block(columns.title(comparison), "\n".join(part for part in parts if part), closed)
+    body = "\n".join(part for part in parts if part)
+    return Block(columns.title(comparison), body, folded=closed, short=comparison.name)
 
 
 def _scores(comparison: Comparison) -> str:
@@ -59,9 +60,7 @@ def _repeats(comparison: Comparison) -> str:
     body = details.repeats(comparison)
     if not body:
         return ""
-    drawn = table(
-        details.REPEATS_HEADINGS, body, label=f"repeated runs on {comparison.name}"
-    )
+    drawn = table(details.REPEATS_HEADINGS, body, label=f"repeated runs on {comparison.name}")
     return f"{heading('Repeated runs')}\n{drawn}\n{note(details.REPEATS_NOTE)}"
 
 

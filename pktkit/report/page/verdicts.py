@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from pktkit.report import numbers
 from pktkit.report.page.document import Block
-from pktkit.report.page.elements import Cell, bullets, heading, note, table
+from pktkit.report.page.elements import Cell, escape, heading, note, table
 from pktkit.report.records import Claim, Comparison, Contrast
 from pktkit.report.verdict import name_of, verdict_sentences
 
 _WORDS = {Claim.BEATS: "beats", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 _KINDS = {Claim.BEATS: "better", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 READING = (
-    "Row against column, difference in points. beats, worse: shown, p after Holm below {alpha:g} "
+    "Rows against columns, difference in points. beats, worse: shown, p after Holm below {alpha:g} "
     "and the interval excludes 0. open: not separable with this sample."
 )
 
@@ -24,8 +24,19 @@ def verdict_block(comparisons: Sequence[Comparison]) -> Block:
     for comparison in comparisons:
         if len(comparisons) > 1:
             parts.append(heading(comparison.name))
-        parts += [_glance(comparison), bullets(verdict_sentences(comparison))]
+        parts += [_glance(comparison), _sentences(comparison)]
     return Block("Verdict", "\n".join(part for part in parts if part))
+
+
+def _sentences(comparison: Comparison) -> str:
+    """Return the verdict as a list; a strategy that an entry starts with stands out."""
+    names = sorted((row.strategy for row in comparison.rows), key=len, reverse=True)
+    lines = []
+    for sentence in verdict_sentences(comparison):
+        name = next((each for each in names if sentence.startswith(f"{each} ")), "")
+        first = f"<strong>{escape(name)}</strong>" if name else ""
+        lines.append(f"<li>{first}{escape(sentence[len(name) :])}</li>")
+    return f"<ul>\n{chr(10).join(lines)}\n</ul>"
 
 
 def _glance(comparison: Comparison) -> str:
@@ -41,7 +52,7 @@ def _glance(comparison: Comparison) -> str:
     ]
     names = [name_of(comparison, reference, short=True) for reference in references]
     drawn = table(
-        ["", *(f"vs {name}" for name in names)],
+        ["strategy", *names],
         rows,
         words=len(references),
         label=f"claims on {comparison.name}",
