@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.batching import BATCH_ROWS, BATCH_TOKENS, Load, evaluating, run_in_batches
-from pktkit.encoding import template
+from pktkit.encoding import encode_text, template
 from pktkit.errors import UsageError
 from pktkit.likelihood import (
     Continuation,
@@ -218,11 +218,7 @@ def _encode_prefix(tokenizer: Any, prompt: str, join: str, begin: str = "") -> l
     prefix, _ = template(join)(tokenizer, prompt, "")
     if begin:
         prefix += begin if prefix[-1:] in ("", " ", "\n") else f" {begin}"
-    encoding = tokenizer(prefix, return_offsets_mapping=True)
-    ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
-    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
-        ids, offsets = ids[:-1], offsets[:-1]
-    return ids
+    return encode_text(tokenizer, prefix)[0]
 
 
 def _check_lengths(rows: Sequence[Sequence[int]], limit: int) -> None:

@@ -11,8 +11,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.gradients import StepView
     from pktkit.probe import LogitReader, Probe
+    from pktkit.step_view import StepView
 
 
 class OutputTerm(Protocol):
@@ -24,30 +24,46 @@ class OutputTerm(Protocol):
 
 def cross_entropy(view: StepView) -> dict[str, Tensor]:
     """Return the mean cross-entropy to the gold tokens, in nats."""
-    return {"cross_entropy": functional.cross_entropy(view.logits.float(), view.batch.gold)}
+    return {
+        "cross_entropy": view.mean(
+            lambda own: functional.cross_entropy(own.logits.float(), own.batch.gold)
+        )
+    }
 
 
 def one_hot_cosine(view: StepView) -> dict[str, Tensor]:
     """Return `1 − mean cos(logits, one-hot label)` (arXiv 2510.24208 v1)."""
+    return {"output_cosine": view.mean(_one_hot_distance)}
+
+
+def _one_hot_distance(view: StepView) -> Tensor:
     logits = view.logits.float()
     gold = logits.gather(1, view.batch.gold[:, None]).squeeze(1)
-    return {"output_cosine": 1 - (gold / logits.norm(dim=1).clamp(min=1e-12)).mean()}
+    return 1 - (gold / logits.norm(dim=1).clamp(min=1e-12)).mean()
 
 
 @attrs.define(eq=False)
 class SourceDivergence:
-    """Mean `KL(source ‖ target)` over the predicting positions, in nats, at temperature 1."""
+    """Mean `KL(source ‖ target)` over the predicting positions, in nats, at temperature 1.
+
+    Arguments:
+        reader: the source's logits.
+        tokens: how many tokens both models have; logits of rows that only pad are left out.
+    """
 
     reader: LogitReader
+    tokens: int
 
     def __call__(self, view: StepView) -> dict[str, Tensor]:
-        """Return the divergence; logits beyond the smaller vocabulary (padding) are left out."""
+        """Return the divergence."""
+        return {"kl": view.mean(self._divergence)}
+
+    def _divergence(self, view: StepView) -> Tensor:
         source = self.reader.read(view.batch.rows).to(view.logits.device).float()
-        rows = min(source.shape[1], view.logits.shape[1])
+        rows = self.tokens
         wanted = functional.log_softmax(source[:, :rows], dim=1)
         given = functional.log_softmax(view.logits[:, :rows].float(), dim=1)
-        divergence = functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
-        return {"kl": divergence}
+        return functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
 
 
 @attrs.define(eq=False)
@@ -62,7 +78,10 @@ class SumOfTerms:
 
 
 def _source_divergence(probe: Probe) -> SourceDivergence:
-    return SourceDivergence(probe.logits("train"))
+    from pktkit.pair import vocab_size
+
+    tokens = min(vocab_size(probe.pair.source), vocab_size(probe.pair.target))
+    return SourceDivergence(probe.logits("train"), tokens)
 
 
 OUTPUT_TERMS: Mapping[str, Callable[[Probe], OutputTerm]] = {

@@ -37,17 +37,39 @@ class CellKey:
     Arguments:
         strategy, task, seed: which transfer is scored where.
         point: rows or steps of its own, see `pktkit.points`; empty for the task's own budget.
+        repeat: 0, or the number of a further run of the same cell, which measures noise.
     """
 
     strategy: str
     task: str
     seed: int
     point: str = ""
+    repeat: int = 0
 
     @property
     def place(self) -> str:
         """The task, at its point: cells with the same place are compared with each other."""
         return place(self.task, self.point)
+
+
+@attrs.frozen
+class Spent:
+    """What a transfer used up, besides what its injection reports.
+
+    Arguments:
+        rows: training rows it could read.
+        source_flops, target_flops: floating-point operations of both models up to the end of the
+            injection, see `pktkit.flops`; the target's include adapters and maps.
+    """
+
+    rows: int = 0
+    source_flops: int = 0
+    target_flops: int = 0
+
+    @property
+    def flops(self) -> int:
+        """Operations of both models."""
+        return self.source_flops + self.target_flops
 
 
 @attrs.frozen
@@ -62,6 +84,8 @@ class CellResult:
         seconds: wall time of match, align, inject, evaluate.
         peak_bytes: peak memory of the process or device while the cell ran.
         error: why it failed; empty when it did not.
+        notes: sentences that a reader of its scores should know, such as how many rows were cut.
+        spent: rows and operations of the transfer; None for untouched models.
         trace: what plugins did, in order, where the plan asked for it; not kept on disk.
     """
 
@@ -72,6 +96,8 @@ class CellResult:
     seconds: Mapping[str, float] = attrs.field(factory=dict)
     peak_bytes: int = 0
     error: str = ""
+    notes: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    spent: Spent | None = None
     trace: tuple[TraceEvent, ...] = ()
 
     @property

@@ -14,6 +14,7 @@ from pktkit.errors import UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.outcomes import CellKey
+from pktkit.processes import ALONE, Processes
 from pktkit.shapes import alignment_shapes, injection_figures
 from pktkit.stages import ALIGN, INJECT, MATCH, Stages
 from pktkit.values import Alignment, Injection, LayerMap
@@ -61,6 +62,7 @@ def transfer_data(
     budget: Budget,
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
+    processes: Processes = ALONE,
 ) -> TransferData:
     """Draw what one run may learn from; with equal budget and seed, every strategy gets the same.
 
@@ -76,16 +78,16 @@ def transfer_data(
     ids = [item.id for item in probe.encoded("train").items]
     rows, further = transfer_rows(len(ids), budget, seed)
     if budget.labels == "source" or further:
-        probe = probe.answered
         asked = [*(rows if budget.labels == "source" else ()), *further]
+        probe.count_answers(len(asked))
+        probe = probe.answered
         wanted = {ids[row] for row in rows} if budget.labels == "gold" else set()
         wanted |= {ids[row] + SUFFIX for row in asked}
         rows = tuple(
             row for row, item in enumerate(probe.encoded("train").items) if item.id in wanted
         )
-    if progress is None:
-        return TransferData(probe, rows, budget, seed)
-    return TransferData(probe, rows, budget, seed, progress)
+    data = TransferData(probe, rows, budget, seed, processes=processes)
+    return data if progress is None else attrs.evolve(data, progress=progress)
 
 
 def transfer_rows(
@@ -140,6 +142,7 @@ def run_transfer(
             strategy.matcher,
             lambda matcher: checked_layer_map(matcher.match(pair, probe), pair),
         )
+        data.processes.require_same("the layer map", str(layer_map))
         stages.finished(MATCH, str(layer_map))
     given = layer_map or _empty_map(pair)
     if strategy.aligner is not None:

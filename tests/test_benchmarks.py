@@ -9,11 +9,15 @@ from typing import Any
 
 import attrs
 import pytest
+from click.testing import CliRunner
 
-from pktkit.compare.plan import choose_task, own_tasks
+from pktkit.cli import main
+from pktkit.compare.plan import PairSpec, Plan, choose_task, own_tasks
+from pktkit.compare.run import describe_plan
 from pktkit.components import Kind
 from pktkit.encoding import template
-from pktkit.errors import UsageError
+from pktkit.errors import EXIT_USAGE, UsageError
+from pktkit.overrides import parse_override
 from pktkit.pair import LoadedModel
 from pktkit.registry import Registry
 from pktkit.tasks.base import Item, Task
@@ -373,3 +377,31 @@ def test_rows_on_the_hub(
     assert len(choose_task(registry, "gsm8k").items("test")) == 1
     assert len(choose_task(registry, "gsm8k@someone/gsm8k-copy").items("dev")) == 4
     assert asked == [("openai/gsm8k", "main"), ("someone/gsm8k-copy", "main")]
+
+
+def test_a_transfer_without_rows_to_learn_from_is_refused_before_models_load(
+    tmp_path: Path,
+) -> None:
+    row = dict.fromkeys(humaneval.SOURCE.columns, "x")
+    lines(tmp_path / "test.jsonl", [row])
+    result = CliRunner().invoke(
+        main, ["compare", "--strategies", "naive", "--task", f"humaneval@{tmp_path}"]
+    )
+    assert result.exit_code == EXIT_USAGE
+    assert (
+        "no 'train' rows: give rows to learn from with `--task 'humaneval?train=" in result.stderr
+    )
+    with pytest.raises(UsageError, match=r"stand behind its name: --task 'NAME\?samples=3'"):
+        parse_override("task.samples=3")
+
+
+def test_a_plan_tells_what_its_scores_can_be_compared_with(registry: Registry, gsm: Path) -> None:
+    pair = PairSpec("source", "target")
+    plans = [
+        Plan(pair, (registry.strategy("target"),), (f"gsm8k:{protocol}@{gsm}",), (0,), item_limit=n)
+        for protocol, n in (("tulu-0shot", 5), ("tulu-0shot", 6), ("qa-0shot", 5))
+    ]
+    found = [describe_plan(plan, registry)["comparability"] for plan in plans]
+    facts = [next(iter(each.values())) for each in found]
+    assert facts[0]["items"] == 5 and facts[0]["protocol"] == "tulu-0shot"
+    assert len({each["key"] for each in facts}) == 3

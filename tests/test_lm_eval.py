@@ -58,6 +58,7 @@ def test_item_scores_are_those_of_our_own_evaluator(folder: Path) -> None:
     assert (task.name, task.card.metric, task.protocol) == ("lm-eval", "acc", "toy, version 2.0")
     assert len(task.items("test")) == 9 and task.items("test")[4].answer == "t2 t3"
     assert sum(len(task.items(s)) for s in ("train", "align", "extract", "dev")) == 30
+    assert str(folder) not in json.dumps(task.comparability("test"))
     evaluator = registry.build(Kind.EVALUATOR, task.evaluator)
     state, padding = random.getstate(), model.tokenizer.pad_token
     scores = evaluator.evaluate(model, task, "test")

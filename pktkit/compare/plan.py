@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
 from pktkit.points import OWN
-from pktkit.settings import ProbeSettings
+from pktkit.settings import EvidenceSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
@@ -26,15 +27,29 @@ class PairSpec:
     """Which models, where and how precise.
 
     Arguments:
-        source, target: directory or hub id.
-        dtype: see `pktkit.pair.load_model`.
+        source, target: directory, GGUF file, hub id, or base and adapter.
+        dtype: see `pktkit.checkpoints.Loading`.
         device: torch device of both.
+        source_dtype: instead of `dtype`; empty for the same.
+        source_device, target_device: instead of `device`; empty for the same.
+        source_quant: `"8bit"` or `"4bit"` for a source that is only read; else `"none"`.
+        trust_remote_code: whether modules that lie beside the weights are run.
     """
 
     source: str
     target: str
     dtype: str = "float32"
     device: str = "cpu"
+    source_dtype: str = ""
+    source_device: str = ""
+    target_device: str = ""
+    source_quant: str = "none"
+    trust_remote_code: bool = False
+
+    @property
+    def devices(self) -> tuple[str, str]:
+        """The devices of source and target."""
+        return self.source_device or self.device, self.target_device or self.device
 
     def load(self) -> ModelPair:
         """Load both models.
@@ -42,9 +57,24 @@ class PairSpec:
         Raises:
             PktkitError: a model cannot be loaded, or the two do not go together.
         """
-        from pktkit.pair import load_pair
+        from pktkit.pair import joined, load_model
 
-        return load_pair(self.source, self.target, dtype=self.dtype, device=self.device)
+        source, target = self.devices
+        return joined(
+            load_model(
+                self.source,
+                dtype=self.source_dtype or self.dtype,
+                device=source,
+                quant=self.source_quant,
+                trust_remote_code=self.trust_remote_code,
+            ),
+            load_model(
+                self.target,
+                dtype=self.dtype,
+                device=target,
+                trust_remote_code=self.trust_remote_code,
+            ),
+        )
 
 
 @attrs.frozen
@@ -60,8 +90,13 @@ class Plan:
         settings: of the probe.
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
+        template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        repeats: further runs of every strategy's first seed, which measure noise.
+        evidence: how differences are tested.
+        equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
+            the steps of its budget.
         allow_code_execution: whether programs that a model wrote may be run, see
             `pktkit.permission`.
     """
@@ -74,8 +109,12 @@ class Plan:
     settings: ProbeSettings = attrs.field(factory=ProbeSettings)
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
+    template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    repeats: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    evidence: EvidenceSettings = attrs.field(factory=EvidenceSettings)
+    equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
     allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
@@ -83,7 +122,10 @@ class Plan:
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once per task."""
+        """Return every unit of work; untouched models are scored once per task.
+
+        Repeats are further cells of the first seed, after all others.
+        """
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
@@ -96,7 +138,9 @@ class Plan:
                 for strategy in self.strategies
                 if strategy.injector is not None
             ]
-        return keys
+        first = [key for key in keys if key.seed == self.seeds[0]]
+        again = range(1, self.repeats + 1)
+        return keys + [attrs.evolve(key, repeat=repeat) for repeat in again for key in first]
 
 
 def choose_strategies(
@@ -150,9 +194,15 @@ def choose_task(registry: Registry, name: str) -> Task:
     return resolve_task(name, registry.names(Kind.TASK), registry.task)
 
 
+def templated(task: Task, template: str) -> Task:
+    """Return a task with another template; an empty one leaves it its own."""
+    return attrs.evolve(task, template=template) if template else task
+
+
 def scored(task: Task, plan: Plan) -> Task:
-    """Return a task whose scored split is cut to the items that the plan scores."""
+    """Return a task as the plan scores it: with its template, and only as many items."""
     items = task.items(plan.split)[: plan.item_limit]
+    task = templated(task, plan.template)
     return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 

@@ -10,10 +10,10 @@ from importlib import resources
 from typing import Any
 
 from pktkit.outcomes import Figure, ReportSection
-from pktkit.report import columns, numbers, svg
+from pktkit.report import budgets, columns, numbers, svg
 from pktkit.report.losses import Losses
 from pktkit.report.records import Comparison, Row, Summary
-from pktkit.report.verdict import verdict_sentences
+from pktkit.report.verdict import name_of, verdict_sentences
 
 
 def render_html(
@@ -112,22 +112,36 @@ def _task(comparison: Comparison, losses: Losses) -> str:
     return (
         f"<section>\n<h2>{html.escape(title)}</h2>\n{table}\n{notes}\n"
         f"<h3>Verdict</h3>\n<ul>\n{claims}\n</ul>\n"
-        f"{_forest(comparison)}\n{_curves(comparison, losses)}\n</section>"
+        f"{_forest(comparison)}\n{_budget(comparison)}\n{_curves(comparison, losses)}\n</section>"
     )
 
 
+def _budget(comparison: Comparison) -> str:
+    if budgets.reference_row(comparison) is None:
+        return ""
+    table = table_html(
+        budgets.HEADINGS,
+        budgets.body(comparison),
+        kinds=[str(row.role) for row in comparison.rows],
+        label=f"budgets on {comparison.name}",
+    )
+    return f'<h3>Budget</h3>\n{table}\n<p class="note">{html.escape(budgets.NOTE)}</p>'
+
+
 def _forest(comparison: Comparison) -> str:
-    found = [(row.strategy, c) for row in comparison.rows if (c := row.against_target)]
+    found = [(row.strategy, c) for row in comparison.rows if (c := row.against)]
     if not found:
         return ""
     spans = [svg.Span(name, c.points, c.interval.low, c.interval.high) for name, c in found]
     alt = "; ".join(f"{name} {numbers.delta(c.points, c.interval)}" for name, c in found)
     caption = (
-        f"Difference to the untouched target in points, with {comparison.level:g} % interval. "
+        f"Difference to {name_of(comparison, comparison.reference)} in points, with "
+        f"{comparison.level:g} % interval. "
         "A hollow circle: the interval holds 0."
     )
     picture = svg.forest(spans, title=f"Forest plot. {alt}")
-    return f"<h3>Δ to the target</h3>\n{_figure(picture, caption)}"
+    heading = html.escape(f"Δ to {name_of(comparison, comparison.reference, short=True)}")
+    return f"<h3>{heading}</h3>\n{_figure(picture, caption)}"
 
 
 def _curves(comparison: Comparison, losses: Losses) -> str:

@@ -7,6 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
+from pktkit.report.budgets import unlike
+from pktkit.report.curves import Curve, curves
 from pktkit.report.records import Comparison, Contrast, Row, Summary
 from pktkit.report.verdict import verdict_sentences
 
@@ -18,13 +22,15 @@ def results(summary: Summary) -> dict[str, Any]:
 
     Keys: `schema_version`; `plan`, as given; `scores` by task (`task at point` on a curve),
     deterministic: rows, contrasts, verdict; `timing` by task and strategy: wall seconds by stage
-    (mean over seeds) and peak bytes.
+    (mean over seeds) and peak bytes; `curves`, of a run with several points: score and interval
+    by task, strategy and budget.
     Scores are in percent, differences in points, absent values are null.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": plain(summary.plan),
         "scores": {c.name: _scores(c) for c in summary.comparisons},
+        "curves": [_curve(curve) for curve in curves(summary)],
         "timing": {c.name: _timing(c) for c in summary.comparisons},
     }
 
@@ -62,8 +68,10 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
         "point": comparison.point,
         "items": comparison.items,
         "alpha": comparison.alpha,
+        "reference": comparison.reference or None,
         "rows": [_row(row) for row in comparison.rows],
         "contrasts": [_contrast(contrast) for contrast in comparison.contrasts],
+        "unlike_budgets": unlike(comparison),
         "verdict": list(verdict_sentences(comparison)),
     }
 
@@ -79,12 +87,50 @@ def _row(row: Row) -> dict[str, Any]:
         "mean": row.mean,
         "deviation": row.deviation,
         "against_target": _contrast(row.against_target) if row.against_target else None,
+        "against": _contrast(row.against) if row.against else None,
+        "gap_closed": _gap(row),
         "lost": row.lost,
         "gained": row.gained,
         "steps": row.steps,
         "tokens": row.tokens,
         "trainable_parameters": row.trainable_parameters,
+        "rows": row.rows,
+        "flops": row.flops,
+        "source_flops": row.source_flops,
+        "target_flops": row.target_flops,
         "layer_map": row.layer_map,
+        "repeats": attrs.asdict(row.repeats) if row.repeats else None,
+    }
+
+
+def _gap(row: Row) -> dict[str, Any] | None:
+    """Return the share closed; all null where it is undefined, None where it has no meaning."""
+    if row.gap is None:
+        return None
+    interval = row.gap.interval
+    return {
+        "percent": row.gap.percent,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "task": curve.task,
+        "strategy": curve.strategy,
+        "axis": curve.axis,
+        "level": curve.level,
+        "points": [
+            {
+                "budget": point.budget,
+                "mean": point.mean,
+                "low": point.interval.low if point.interval else None,
+                "high": point.interval.high if point.interval else None,
+                "seeds": point.seeds,
+            }
+            for point in curve.points
+        ],
     }
 
 
@@ -99,6 +145,9 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
         "adjusted_p": contrast.adjusted_p,
         "detectable": contrast.detectable,
         "seeds": contrast.seeds,
+        "exact_p": contrast.exact.p if contrast.exact else None,
+        "exact_test": contrast.exact.name if contrast.exact else None,
+        "variance": attrs.asdict(contrast.variance) if contrast.variance else None,
         "claim": None if contrast.adjusted_p is None else str(contrast.claim),
     }
 

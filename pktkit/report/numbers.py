@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pktkit.statistics import Interval
+
+if TYPE_CHECKING:
+    from pktkit.report.records import GapClosed
 
 ABSENT = "–"
 MINUS = "−"
@@ -34,6 +39,20 @@ def delta(value: float, interval: Interval) -> str:
     return f"{signed(value)} [{signed(interval.low)}, {signed(interval.high)}]"
 
 
+def gap(value: GapClosed | None) -> str:
+    """Write a share of the source-target distance with its interval, for a table; whole percent."""
+    if value is None:
+        return ABSENT
+    if value.percent is None or value.interval is None:
+        return "undefined"
+    return f"{_whole(value.percent)} [{_whole(value.interval.low)}, {_whole(value.interval.high)}]"
+
+
+def _whole(value: float) -> str:
+    rounded = round(value)
+    return f"{MINUS}{-rounded}" if rounded < 0 else str(rounded)
+
+
 def p_value(value: float) -> str:
     """Write a p-value with three decimals; `<0.001` below that."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -47,16 +66,24 @@ def count(value: float | None) -> str:
 
 
 def large(value: int | None) -> str:
-    """Write a number of tokens or parameters with three digits and a unit."""
+    """Write a number of tokens, parameters or operations with three digits and a unit."""
     if value is None:
         return ABSENT
     size = float(value)
-    for unit in ("", "k", "M", "G"):
-        if size < 999.5 or unit == "G":
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if size < 999.5 or unit == "E":
             break
         size /= 1000.0
     text = f"{size:.0f}" if not unit or size >= 99.95 else f"{size:.1f}"
     return f"{text} {unit}".rstrip()
+
+
+def size(value: int | None) -> str:
+    """Write a number of bytes in GiB, or in MiB below one."""
+    if value is None:
+        return ABSENT
+    mebibytes = value / 2**20
+    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
 
 
 def seconds(value: float | None) -> str:

@@ -144,7 +144,12 @@ class Task:
             "items": len(items),
             "content": content.hexdigest()[:16],
             "evaluator": self.evaluator.name,
-            "options": dict(self.evaluator.options),
+            # Where files lie says nothing about what is asked.
+            "options": {
+                name: value
+                for name, value in self.evaluator.options.items()
+                if not name.endswith("_path")
+            },
             "max_new_tokens": self.max_new_tokens,
         }
         text = json.dumps(facts, sort_keys=True, default=str)
