@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,13 @@ from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from pktkit.compare.parts import Part
     from pktkit.compare.plan import Plan
+    from pktkit.compare.run import Watcher
     from pktkit.components import Choice
+    from pktkit.processes import Processes
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
 
@@ -48,6 +52,7 @@ class Request:
         equal: what all arms spend alike; None leaves each the steps of its budget.
         allow_code_execution: whether programs that a model wrote may be run.
         jobs: worker processes; 0 for none, None chooses.
+        cell: `i/n` for one part of the cells, None for all.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
     """
@@ -69,6 +74,7 @@ class Request:
     equal: str | None
     allow_code_execution: bool
     jobs: int | None
+    cell: str | None
     form: str
     out: Path | None
 
@@ -147,6 +153,7 @@ class Request:
     help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
 )
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
+@click.option("--cell", metavar="I/N", help="Run only the I-th of N parts of the comparison.")
 @click.option(
     "--format",
     "form",
@@ -162,10 +169,14 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     """Compare strategies with each other, with baselines and with placebos.
 
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
-    always shown. Without models, the embedded pair is used.
+    always shown. Without models, the embedded pair is used. Under `accelerate launch` all
+    processes train each target together.
     """
     from pktkit.chosen_analyses import choose_analyses
+    from pktkit.cli.together import together
+    from pktkit.compare.parts import Part
     from pktkit.compare.preview import announce
+    from pktkit.compare.run import take_part
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory
 
@@ -173,10 +184,17 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
     plan = _plan(app, models, request)
-    directory = RunDirectory.create(request.out or _default_directory())
-    if app.verbosity >= 0:
-        click.echo(announce(plan), err=True)
-    summary = _watched(app, plan, directory, analyses, jobs=request.jobs, cache=models.cache)
+    part = None if request.cell is None else Part.parse(request.cell, plan.cells())
+    with together(models) as (processes, models):
+        if not processes.main:
+            take_part(plan, cache=models.cache, processes=processes)
+            return EXIT_OK
+        directory = RunDirectory.create(request.out or _default_directory())
+        if app.verbosity >= 0:
+            click.echo(announce(plan), err=True)
+        if part is not None:
+            return _run_part(app, plan, part, directory, request.jobs, models.cache, processes)
+        summary = _run_all(app, plan, directory, analyses, request.jobs, models.cache, processes)
     click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
     if app.verbosity >= 0:
         click.echo(f"wrote    {directory.path}", err=True)
@@ -236,31 +254,70 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     )
 
 
-def _watched(
+def _run_all(
     app: AppContext,
     plan: Plan,
     directory: RunDirectory,
     analyses: Sequence[Choice],
-    *,
     jobs: int | None,
     cache: Path | None,
+    processes: Processes,
 ) -> Summary:
-    """Run a plan under a progress display; say what remains of a run that is stopped."""
-    from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher, run_comparison
+    from pktkit.compare.run import run_comparison
 
-    with CellDisplay(len(plan.cells()), quiet=app.verbosity < 0) as display:
-        watcher = Watcher(display.step, display.finished, display.analysing)
+    with _watched(app, len(plan.cells()), directory) as watcher:
+        return run_comparison(
+            plan,
+            app.registry,
+            directory,
+            jobs=jobs,
+            watcher=watcher,
+            cache=cache,
+            analyses=analyses,
+            processes=processes,
+        )
+
+
+def _run_part(
+    app: AppContext,
+    plan: Plan,
+    part: Part,
+    directory: RunDirectory,
+    jobs: int | None,
+    cache: Path | None,
+    processes: Processes,
+) -> int:
+    """Run one part and say how to go on; without the others there is nothing to compare."""
+    from pktkit.compare.run import run_part
+
+    with _watched(app, len(part.cells), directory) as watcher:
+        results = run_part(
+            plan,
+            part,
+            directory,
+            jobs=jobs,
+            watcher=watcher,
+            cache=cache,
+            processes=processes,
+        )
+    failed = sum(result.failed for result in results)
+    click.echo(
+        f"part     {part}: {len(results)} of {len(plan.cells())} cells in {directory.path}, "
+        f"{failed} failed\n"
+        f"next     when all {part.of} parts have run: pktkit report RUN RUN …, their folders"
+    )
+    return EXIT_STRATEGY_FAILED if failed else EXIT_OK
+
+
+@contextlib.contextmanager
+def _watched(app: AppContext, cells: int, directory: RunDirectory) -> Iterator[Watcher]:
+    """Show progress; say what remains of a run that is stopped."""
+    from pktkit.cli.progress import CellDisplay
+    from pktkit.compare.run import Watcher
+
+    with CellDisplay(cells, quiet=app.verbosity < 0) as display:
         try:
-            return run_comparison(
-                plan,
-                app.registry,
-                directory,
-                jobs=jobs,
-                watcher=watcher,
-                cache=cache,
-                analyses=analyses,
-            )
+            yield Watcher(display.step, display.finished, display.analysing)
         except KeyboardInterrupt:
             click.echo(f"stopped  finished cells are in {directory.path}", err=True)
             raise
