@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.compare.lock import Lock
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.compare.sections import analysed, contributed
-from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.compare.workers import default_jobs, default_threads, run_cells
+from pktkit.report.kept_sections import SECTIONS, render_sections
+from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
     from pktkit.components import Choice
-    from pktkit.outcomes import CellResult
+    from pktkit.outcomes import CellResult, ReportSection
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
@@ -53,46 +56,103 @@ def run_comparison(
     watcher: Watcher | None = None,
     cache: Path | None = None,
     analyses: Sequence[Choice] = (),
+    lock: Lock | None = None,
 ) -> Summary:
-    """Run every cell, record each as it finishes, and write the report.
+    """Run every cell that the directory lacks, record each as it finishes, and write the report.
 
     Arguments:
         plan: what to run.
         registry: for tasks, and for the plugins that contribute to the report.
-        directory: receives cells, results and report.
+        directory: receives lock, cells, results and report; cells it holds that did not fail
+            are kept.
         jobs: worker processes; 0 runs in this process, None chooses.
         watcher: who is told.
         cache: directory of readings that outlives the run; None keeps them for this run only.
         analyses: run on the pair after the cells, on every task; each becomes a section.
+        lock: of the run, if it is made already.
 
     Raises:
-        PktkitError: a model cannot be loaded, or a worker died.
+        PktkitError: a model cannot be loaded, a worker died, the disk is full, or another process
+            runs cells into the directory.
     """
     watcher = watcher or Watcher()
+    lock = lock or locked(plan, registry, jobs=jobs, analyses=analyses)
+    plan = lock.plan
     cells = plan.cells()
-    if jobs is None:
-        jobs = default_jobs(
-            len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
-        )
-    results = []
-    with _readings(cache) as readings:
-        for result in run_cells(plan, cells, jobs=jobs, cache=readings, progress=watcher.step):
+    with directory.claimed(), _readings(cache) as readings:
+        if not (directory.path / LOCK).exists():
+            directory.write(LOCK, lock.text())
+        results = {result.key: result for result in directory.cells() if not result.failed}
+        for result in run_cells(
+            plan,
+            [key for key in cells if key not in results],
+            jobs=suitable_jobs(plan) if jobs is None else jobs,
+            cache=readings,
+            progress=watcher.step,
+            threads=lock.threads,
+        ):
             directory.append_cell(result)
             watcher.finished(result)
-            results.append(result)
+            results[result.key] = result
         sections = analysed(plan, registry, directory, analyses, cache=readings, watcher=watcher)
-    position = {key: index for index, key in enumerate(cells)}
-    results.sort(key=lambda result: position[result.key])
-    summary = summarise(
+        if sections:
+            directory.write(SECTIONS, render_sections(sections))
+        return report(plan, registry, directory, [results[key] for key in cells], sections)
+
+
+def locked(
+    plan: Plan, registry: Registry, *, jobs: int | None, analyses: Sequence[Choice] = ()
+) -> Lock:
+    """Return the lock of a plan that is about to run with so many jobs; None chooses.
+
+    Raises:
+        UsageError: as `Lock.of`.
+    """
+    threads = default_threads(jobs, suitable_jobs(plan))
+    return Lock.of(plan, registry, threads=threads, analyses=analyses)
+
+
+def suitable_jobs(plan: Plan) -> int:
+    """Return how many workers suit a plan."""
+    return default_jobs(
+        len(plan.cells()), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+    )
+
+
+def report(
+    plan: Plan,
+    registry: Registry,
+    directory: RunDirectory,
+    results: Sequence[CellResult],
+    sections: Sequence[ReportSection] = (),
+) -> Summary:
+    """Write the report of a run from its cells.
+
+    Arguments:
+        plan: what was run.
+        registry: of the plugins that contribute to the report.
+        directory: receives results and report.
+        results: in the order of the table.
+        sections: of analyses; plugins' sections are added.
+
+    Raises:
+        PktkitError: a file cannot be written.
+    """
+    summary = summary_of(plan, registry, results)
+    contributions = contributed(summary, registry, directory)
+    directory.finish(summary, results, [*sections, *contributions])
+    return summary
+
+
+def summary_of(plan: Plan, registry: Registry, results: Sequence[CellResult]) -> Summary:
+    """Return rows, contrasts and verdict of a plan's cells."""
+    return summarise(
         results,
         roles={strategy.name: strategy.role for strategy in plan.strategies},
         meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
-    sections += contributed(summary, registry, directory)
-    directory.finish(summary, results, sections)
-    return summary
 
 
 @contextlib.contextmanager

@@ -1,0 +1,162 @@
+"""What models and data are, as hashes: what must be the same for scores to be the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pktkit.components import Choice
+from pktkit.errors import UsageError
+from pktkit.transfer import budget_for
+
+if TYPE_CHECKING:
+    from pktkit.components import Strategy
+    from pktkit.tasks.base import Item, Task
+
+WEIGHTS = (".safetensors", ".gguf")
+CONFIGURATION = ("config.json", "generation_config.json", "adapter_config.json")
+TOKENIZER = re.compile(
+    r"(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|spiece|tekken).*|.*\.model"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 22
+
+
+@attrs.frozen
+class ModelPrint:
+    """A model's files as they are read.
+
+    Arguments:
+        revision: commit of a hub model; empty for a directory.
+        weights, tokenizer, configuration: SHA-256 by file name.
+    """
+
+    revision: str
+    weights: Mapping[str, str]
+    tokenizer: Mapping[str, str]
+    configuration: Mapping[str, str]
+
+    @classmethod
+    def of(cls, reference: str) -> ModelPrint:
+        """Read a model's files; a hub model is downloaded if it is not in the cache.
+
+        Raises:
+            UsageError: there is no such model, or a file of it cannot be read.
+        """
+        place = _place(reference)
+        files = [place] if place.is_file() else sorted(f for f in place.iterdir() if f.is_file())
+        hashes: dict[str, dict[str, str]] = {"weights": {}, "tokenizer": {}, "configuration": {}}
+        for file in files:
+            part = _part(file.name)
+            if part:
+                try:
+                    hashes[part][file.name] = file_hash(file)
+                except OSError as error:
+                    raise UsageError(
+                        f"{file} cannot be read: {error.strerror or error}."
+                    ) from error
+        revision = place.name if place.parent.name == "snapshots" else ""
+        return cls(revision=revision, **hashes)
+
+
+@attrs.frozen
+class SplitPrint:
+    """The items of a split: how many, and the SHA-256 over all of them in order."""
+
+    items: int
+    sha256: str
+
+
+@attrs.frozen
+class TaskPrint:
+    """A task as it was scored and learned from.
+
+    Arguments:
+        splits: by name.
+        evaluator: with its options.
+        template, max_new_tokens: of the task.
+        budgets: of every strategy that learns, all fields, by name.
+    """
+
+    splits: Mapping[str, SplitPrint]
+    evaluator: Choice
+    template: str
+    max_new_tokens: int
+    budgets: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, task: Task, strategies: Iterable[Strategy]) -> TaskPrint:
+        """Hash all items of a task.
+
+        Raises:
+            UsageError: a strategy's budget does not fit the task.
+        """
+        return cls(
+            splits={
+                name: SplitPrint(len(items), items_hash(items))
+                for name, items in task.splits.items()
+            },
+            evaluator=task.evaluator,
+            template=task.template,
+            max_new_tokens=task.max_new_tokens,
+            budgets={
+                strategy.name: attrs.asdict(budget_for(task, strategy))
+                for strategy in strategies
+                if strategy.injector is not None
+            },
+        )
+
+
+def items_hash(items: Iterable[Item]) -> str:
+    """Return the SHA-256 over every field of items, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        row = json.dumps(item.to_row(), sort_keys=True, ensure_ascii=False)
+        digest.update(f"{row}\n".encode())
+    return digest.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    The hub's cache names large files by their SHA-256 and has checked them when it stored them;
+    the name is believed, since reading a large model takes minutes.
+    """
+    if file.is_symlink():
+        stored = file.resolve()
+        if stored.parent.name == "blobs" and _SHA256.fullmatch(stored.name) and stored.exists():
+            return stored.name
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _place(reference: str) -> Path:
+    """Return a model's directory or file; torch is imported for hub models only."""
+    path = Path(reference).expanduser()
+    if path.exists():
+        return path
+    from pktkit.checkpoints import resolve
+
+    return resolve(reference)
+
+
+def _part(name: str) -> str:
+    """Return which part of a model a file belongs to, or "" for none."""
+    if name.startswith("."):
+        return ""
+    if name.endswith(WEIGHTS):
+        return "weights"
+    if name in CONFIGURATION:
+        return "configuration"
+    if name.endswith(".index.json"):
+        return "weights"
+    return "tokenizer" if TOKENIZER.fullmatch(name) else ""
