@@ -77,9 +77,8 @@ def flattened(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
     Lists of named mappings, such as strategies, are entered by name.
     """
-    if isinstance(data, Sequence) and not isinstance(data, str) and data:
-        if all(isinstance(each, Mapping) and "name" in each for each in data):
-            data = {each["name"]: {k: v for k, v in each.items() if k != "name"} for each in data}
+    if isinstance(data, list) and data and all(_named(each) for each in data):
+        data = {each["name"]: {k: v for k, v in each.items() if k != "name"} for each in data}
     if isinstance(data, Mapping) and data:
         for key, value in data.items():
             yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
@@ -95,6 +94,10 @@ def differences(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
         for path in dict.fromkeys([*first, *second])
         if first.get(path) != second.get(path)
     ]
+
+
+def _named(data: Any) -> bool:
+    return isinstance(data, Mapping) and "name" in data
 
 
 def _attrs_value(cls: Any, data: Any, where: str) -> Any:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import click
+from click.core import ParameterSource
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
+from pktkit.cli.running import default_directory, run_watched
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pktkit.compare.plan import Plan
-    from pktkit.components import Choice
+    from pktkit.compare.resume import StoredRun
     from pktkit.report.records import Summary
-    from pktkit.report.rundir import RunDirectory
+
+BESIDE_RESUME = ("resume", "jobs", "cache", "form")
+"""Options that may be given beside `--resume`."""
 
 
 @attrs.frozen
@@ -40,9 +41,10 @@ class Request:
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
+        resume: run directory to go on with; None starts a new run.
     """
 
-    strategies: str
+    strategies: str | None
     tasks: str | None
     seeds: str
     overrides: tuple[str, ...]
@@ -53,12 +55,12 @@ class Request:
     jobs: int | None
     form: str
     out: Path | None
+    resume: Path | None
 
 
 @click.command()
 @click.option(
     "--strategies",
-    required=True,
     help="Comma list of registered strategies or recipe files (.yaml).",
 )
 @click.option(
@@ -96,6 +98,12 @@ class Request:
     help="How the result is written to stdout.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; new or empty.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go on with the run in this directory; the plan is that of its run.lock.",
+)
 @pass_app
 @gathered("request", Request)
 def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
@@ -104,23 +112,86 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
     always shown. Without models, the embedded pair is used.
     """
-    from pktkit.chosen_analyses import choose_analyses
-    from pktkit.compare.preview import announce
+    from pktkit.compare.workers import warm_up
     from pktkit.report import render, wants_colour
-    from pktkit.report.rundir import RunDirectory
 
     logs.configure(app.verbosity)
+    if request.jobs != 0:
+        warm_up()
+    if request.resume is not None:
+        summary, path = _resumed(app, request.resume.absolute(), request.jobs, models.cache)
+    else:
+        summary, path = _started(app, models, request)
+    click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
+    if app.verbosity >= 0:
+        click.echo(f"wrote    {path}", err=True)
+    return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
+
+
+def _started(app: AppContext, models: ModelChoice, request: Request) -> tuple[Summary, Path]:
+    """Run a new comparison."""
+    from pktkit.chosen_analyses import choose_analyses
+    from pktkit.compare.preview import announce
+    from pktkit.compare.run import locked
+    from pktkit.report.rundir import RunDirectory
+
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
     plan = _plan(app, models, request)
-    directory = RunDirectory.create(request.out or _default_directory())
+    lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses)
+    directory = RunDirectory.create(request.out or default_directory())
     if app.verbosity >= 0:
         click.echo(announce(plan), err=True)
-    summary = _watched(app, plan, directory, analyses, jobs=request.jobs, cache=models.cache)
-    click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
-    if app.verbosity >= 0:
-        click.echo(f"wrote    {directory.path}", err=True)
-    return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
+    summary = run_watched(app, lock, directory, jobs=request.jobs, cache=models.cache)
+    return summary, directory.path
+
+
+def _resumed(
+    app: AppContext, path: Path, jobs: int | None, cache: Path | None
+) -> tuple[Summary, Path]:
+    """Go on with a run that stopped."""
+    from pktkit.compare.preview import announce
+    from pktkit.compare.resume import require_unchanged, started_in, stored_run
+
+    _refuse_beside_resume()
+    run = stored_run(path)
+    app = app.with_selection(run.lock.plan.selection)
+    cache = cache and cache.absolute()
+    with started_in(run.lock.directory):
+        require_unchanged(run.lock, app.registry, where=f"the run in {path}")
+        for change in run.lock.environment_changes_now(app.registry):
+            app.log.warning("not as when the run began", what=change)
+        if app.verbosity >= 0:
+            click.echo(announce(run.lock.plan), err=True)
+            click.echo(f"resume   {_progress(run)}", err=True)
+        summary = run_watched(
+            app, run.lock, run.directory, jobs=jobs, cache=cache, cells=len(run.missing)
+        )
+    return summary, path
+
+
+def _progress(run: StoredRun) -> str:
+    total, missing = len(run.lock.plan.cells()), len(run.missing)
+    if missing:
+        return f"{total - missing} of {total} cells are there, {missing} to run"
+    done = "finished already" if run.directory.finished else "only the report is missing"
+    return f"all {total} cells are there, {done}; the report is written again"
+
+
+def _refuse_beside_resume() -> None:
+    """Refuse options that say what the lock says."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in BESIDE_RESUME
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume takes what to run from run.lock; leave out {', '.join(given)}. "
+            "Beside it: --jobs, --cache, --format."
+        )
 
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
@@ -130,6 +201,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     from pktkit.overrides import apply_all
     from pktkit.transfer import budget_for
 
+    if request.strategies is None:
+        raise click.UsageError("Missing option '--strategies'.")
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
     tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
@@ -152,37 +225,3 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         item_limit=request.limit,
         trace=app.trace_plugins,
     )
-
-
-def _watched(
-    app: AppContext,
-    plan: Plan,
-    directory: RunDirectory,
-    analyses: Sequence[Choice],
-    *,
-    jobs: int | None,
-    cache: Path | None,
-) -> Summary:
-    """Run a plan under a progress display; say what remains of a run that is stopped."""
-    from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher, run_comparison
-
-    with CellDisplay(len(plan.cells()), quiet=app.verbosity < 0) as display:
-        watcher = Watcher(display.step, display.finished, display.analysing)
-        try:
-            return run_comparison(
-                plan,
-                app.registry,
-                directory,
-                jobs=jobs,
-                watcher=watcher,
-                cache=cache,
-                analyses=analyses,
-            )
-        except KeyboardInterrupt:
-            click.echo(f"stopped  finished cells are in {directory.path}", err=True)
-            raise
-
-
-def _default_directory() -> Path:
-    return Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")

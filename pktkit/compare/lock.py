@@ -123,8 +123,13 @@ class Lock:
         return described(differences(was, now))
 
     def environment_changes(self, environment: Environment) -> list[str]:
-        """Return one sentence for every version, file of code and part that differs."""
+        """Return one line for every version, code and part of the machine that differs."""
         return described(differences(to_plain(self.environment), to_plain(environment)))
+
+    def environment_changes_now(self, registry: Registry) -> list[str]:
+        """Return in what this process differs from that which began the run."""
+        now = Environment.current(registry, self.plan.pair.device)
+        return self.environment_changes(now)
 
 
 def parse_lock(text: str, where: str) -> Lock:
@@ -171,7 +176,7 @@ def resolved(strategy: Strategy, registry: Registry) -> Strategy:
     Raises:
         UsageError: a component is unknown, or an option does not fit.
     """
-    stages = {}
+    stages: dict[str, Any] = {}
     for kind in STAGES:
         choice: Choice | None = getattr(strategy, kind.value)
         if choice is not None:
@@ -207,9 +212,7 @@ def task_prints(plan: Plan, registry: Registry) -> dict[str, TaskPrint]:
     Raises:
         UsageError: a task is missing, or a budget does not fit it.
     """
-    return {
-        name: TaskPrint.of(choose_task(registry, name), plan.strategies) for name in plan.tasks
-    }
+    return {name: TaskPrint.of(choose_task(registry, name), plan.strategies) for name in plan.tasks}
 
 
 def described(found: Sequence[tuple[str, Any, Any]]) -> list[str]:

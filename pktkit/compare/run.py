@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pktkit.compare.lock import Lock
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
-from pktkit.report.kept_sections import SECTIONS, render_sections
+from pktkit.report.kept_sections import SECTIONS, read_sections
 from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
-from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
@@ -69,7 +66,7 @@ def run_comparison(
         watcher: who is told.
         cache: directory of readings that outlives the run; None keeps them for this run only.
         analyses: run on the pair after the cells, on every task; each becomes a section.
-        lock: of the run, if it is made already.
+        lock: of the run, if it is made already; its plan and analyses are those that are run.
 
     Raises:
         PktkitError: a model cannot be loaded, a worker died, the disk is full, or another process
@@ -80,24 +77,32 @@ def run_comparison(
     plan = lock.plan
     cells = plan.cells()
     with directory.claimed(), _readings(cache) as readings:
+        directory.drop_half_line()
         if not (directory.path / LOCK).exists():
             directory.write(LOCK, lock.text())
-        results = {result.key: result for result in directory.cells() if not result.failed}
-        for result in run_cells(
-            plan,
-            [key for key in cells if key not in results],
-            jobs=suitable_jobs(plan) if jobs is None else jobs,
-            cache=readings,
-            progress=watcher.step,
-            threads=lock.threads,
-        ):
-            directory.append_cell(result)
-            watcher.finished(result)
-            results[result.key] = result
-        sections = analysed(plan, registry, directory, analyses, cache=readings, watcher=watcher)
-        if sections:
-            directory.write(SECTIONS, render_sections(sections))
-        return report(plan, registry, directory, [results[key] for key in cells], sections)
+        results = {cell.key: cell for cell in directory.cells() if not cell.failed}
+        missing = [key for key in cells if key not in results]
+        if missing:
+            for result in run_cells(
+                plan,
+                missing,
+                jobs=suitable_jobs(plan) if jobs is None else jobs,
+                cache=readings,
+                progress=watcher.step,
+                threads=lock.threads,
+            ):
+                directory.append_cell(result)
+                watcher.finished(result)
+                results[result.key] = result
+        if (directory.path / SECTIONS).exists():
+            sections = read_sections(directory.path)
+        else:
+            sections = analysed(
+                plan, registry, directory, lock.analyses, cache=readings, watcher=watcher
+            )
+            if sections:
+                directory.write_sections(sections)
+        return report(lock, registry, directory, [results[key] for key in cells], sections)
 
 
 def locked(
@@ -120,7 +125,7 @@ def suitable_jobs(plan: Plan) -> int:
 
 
 def report(
-    plan: Plan,
+    lock: Lock,
     registry: Registry,
     directory: RunDirectory,
     results: Sequence[CellResult],
@@ -129,7 +134,7 @@ def report(
     """Write the report of a run from its cells.
 
     Arguments:
-        plan: what was run.
+        lock: of the run.
         registry: of the plugins that contribute to the report.
         directory: receives results and report.
         results: in the order of the table.
@@ -138,20 +143,21 @@ def report(
     Raises:
         PktkitError: a file cannot be written.
     """
-    summary = summary_of(plan, registry, results)
+    summary = summary_of(lock, results)
     contributions = contributed(summary, registry, directory)
     directory.finish(summary, results, [*sections, *contributions])
     return summary
 
 
-def summary_of(plan: Plan, registry: Registry, results: Sequence[CellResult]) -> Summary:
-    """Return rows, contrasts and verdict of a plan's cells."""
+def summary_of(lock: Lock, results: Sequence[CellResult]) -> Summary:
+    """Return rows, contrasts and verdict of the cells of a run."""
+    strategies = lock.plan.strategies
     return summarise(
         results,
-        roles={strategy.name: strategy.role for strategy in plan.strategies},
-        meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
-        placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
-        plan=describe_plan(plan, registry),
+        roles={strategy.name: strategy.role for strategy in strategies},
+        meaning={s.name: s.isolates for s in strategies if s.isolates},
+        placebo_of={s.name: s.placebo_of for s in strategies if s.placebo_of},
+        plan=describe_plan(lock),
     )
 
 
@@ -165,8 +171,9 @@ def _readings(cache: Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
+def describe_plan(lock: Lock) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
+    plan = lock.plan
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
@@ -177,17 +184,20 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    task: attrs.asdict(budget_for(choose_task(registry, task), strategy))
-                    for task in plan.tasks
-                }
-                if strategy.injector
-                else {},
+                    name: dict(task.budgets[strategy.name])
+                    for name, task in lock.tasks.items()
+                    if strategy.name in task.budgets
+                },
             }
             for strategy in plan.strategies
         },
         "probe": attrs.asdict(plan.settings),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
+        "python": lock.environment.python,
+        "packages": {
+            name: version
+            for name, version in lock.environment.packages.items()
+            if name in REPORTED_PACKAGES
+        },
     }
 
 

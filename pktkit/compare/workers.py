@@ -62,9 +62,7 @@ def run_cells(
                 yield runner.run(key, progress)
         return
     given = threads or max(1, available_cores() // jobs)
-    yield from _in_processes(
-        plan, cells, jobs=jobs, cache=cache, progress=progress, threads=given
-    )
+    yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress, threads=given)
 
 
 def default_jobs(cells: int, *, device: str, checkpoint_bytes: int) -> int:

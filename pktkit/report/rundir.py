@@ -23,6 +23,7 @@ from pktkit.outcomes import CellResult, ReportSection
 from pktkit.report.figures import figure_files
 from pktkit.report.html import render_html
 from pktkit.report.jsonfile import render_json
+from pktkit.report.kept_sections import SECTIONS, render_sections
 from pktkit.report.lines import cell_line, item_lines, read_cell
 from pktkit.report.losses import mean_losses
 from pktkit.report.markdown import render_markdown
@@ -96,10 +97,7 @@ class RunDirectory:
         if not file.is_file():
             raise UsageError(f"{run.path} holds no run to resume: {CELLS} is missing.")
         run._prove_writable()
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(file, whole)
+        run.drop_half_line()
         return run
 
     @property
@@ -127,6 +125,15 @@ class RunDirectory:
                 # Some network file systems have no locks; a run is worth more than the check.
                 log.warning("run folder cannot be locked", reason=error.strerror or str(error))
             yield
+
+    def drop_half_line(self) -> None:
+        """Remove a last line of `cells.jsonl` that was half written when the run stopped."""
+        file = self.path / CELLS
+        content = file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            log.warning("a half-written cell was dropped, it runs again", file=str(file))
+            os.truncate(file, whole)
 
     def append_cell(self, cell: CellResult) -> None:
         """Add a finished cell to `cells.jsonl`; when this returns, it is on the disk.
@@ -193,6 +200,17 @@ class RunDirectory:
         self.write(REPORT, render_markdown(summary, sections))
         self.write(PAGE, render_html(summary, sections, mean_losses(cells)))
         self.write(RESULTS, render_json(summary))
+
+    def write_sections(self, sections: Sequence[ReportSection]) -> None:
+        """Keep the sections of analyses, so that the report can be written again.
+
+        Raises:
+            DoesNotFitError, UsageError: as `write`.
+        """
+        for figures in figure_files(sections):
+            for name, figure in figures:
+                self.write(name, figure.png)
+        self.write(SECTIONS, render_sections(sections))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the run; readers see the old one or the whole new one.
