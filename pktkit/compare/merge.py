@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pktkit.compare.resume import StoredRun
     from pktkit.outcomes import CellKey, CellResult
 
-FREE = ("strategies", "tasks", "seeds", "points", "selection", "trace")
+FREE = ("strategies", "tasks", "seeds", "points", "repeats", "selection", "trace", "evidence")
 """Fields of a plan in which runs that are merged may differ."""
 
 TERMS = ("rows", "unlabelled", "labels", "steps", "batch_size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import attrs
 
 from pktkit.compare.lock import Lock, read_lock
 from pktkit.errors import PktkitError, UsageError
-from pktkit.report.rundir import CELLS, LOCK, RunDirectory
+from pktkit.report.jsonfile import SCHEMA_VERSION
+from pktkit.report.rundir import CELLS, LOCK, RESULTS, RunDirectory
 
 if TYPE_CHECKING:
     from pktkit.outcomes import CellKey, CellResult
@@ -66,6 +68,7 @@ def stored_run(path: Path) -> StoredRun:
             "by an older pktkit. Start it again in another folder."
         )
     lock = read_lock(directory.path / LOCK)
+    _require_known_results(directory.path / RESULTS)
     return StoredRun(directory, lock, _known_cells(directory, lock.plan.cells()))
 
 
@@ -101,6 +104,19 @@ def started_in(directory: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _require_known_results(file: Path) -> None:
+    """Refuse results of another schema, which writing the report again would replace."""
+    try:
+        version = json.loads(file.read_text(encoding="utf-8"))["schema_version"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return  # none yet, or a damaged file, which is written anew from the cells
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{file} has schema_version {version}, this pktkit writes {SCHEMA_VERSION}. Use the "
+            "pktkit that wrote it. Nothing was changed."
+        )
 
 
 def _known_cells(
