@@ -68,8 +68,9 @@ def test_workers_end_with_a_killed_parent_and_their_number_changes_no_score(fold
     assert len(descendants) >= 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    gone, alive = psutil.wait_procs(descendants, timeout=60)
-    assert not alive, [process.cmdline() for process in alive]
+    _, alive = psutil.wait_procs(descendants, timeout=60)
+    # Where nobody reaps orphans, a process that has ended is still listed.
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
     assert not (out / "results.json").exists()
     done = subprocess.run(
         [sys.executable, "-m", "pktkit", "compare", f"--resume={out}", "--jobs=1"],
