@@ -112,12 +112,9 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
     always shown. Without models, the embedded pair is used.
     """
-    from pktkit.compare.workers import warm_up
     from pktkit.report import render, wants_colour
 
     logs.configure(app.verbosity)
-    if request.jobs != 0:
-        warm_up()
     if request.resume is not None:
         summary, path = _resumed(app, request.resume.absolute(), request.jobs, models.cache)
     else:
@@ -133,11 +130,14 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> tuple[Su
     from pktkit.chosen_analyses import choose_analyses
     from pktkit.compare.preview import announce
     from pktkit.compare.run import locked
+    from pktkit.compare.workers import warm_up
     from pktkit.report.rundir import RunDirectory
 
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
     plan = _plan(app, models, request)
+    if request.jobs != 0:
+        warm_up()
     lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses)
     directory = RunDirectory.create(request.out or default_directory())
     if app.verbosity >= 0:
@@ -171,7 +171,7 @@ def _resumed(
 
 
 def _progress(run: StoredRun) -> str:
-    total, missing = len(run.lock.plan.cells()), len(run.missing)
+    total, missing = len(run.lock.cells), len(run.missing)
     if missing:
         return f"{total - missing} of {total} cells are there, {missing} to run"
     done = "finished already" if run.directory.finished else "only the report is missing"

@@ -61,7 +61,7 @@ def _alone(app: AppContext, run: StoredRun, out: Path | None) -> Summary:
 
     absent = [key for key in run.missing if key not in run.cells]
     if absent:
-        total = len(run.lock.plan.cells())
+        total = len(run.lock.cells)
         click.echo(f"missing  {len(absent)} of {total} cells have not run", err=True)
         click.echo(f"go on    {resume_command(run.path)}", err=True)
     if out is None and absent:
@@ -84,9 +84,9 @@ def _merged(app: AppContext, runs: Sequence[StoredRun], out: Path | None) -> Sum
     lock, results = merged(runs)
     for line in environment_notes(runs):
         click.echo(f"differs  {line}", err=True)
-    absent = len(lock.plan.cells()) - len(results)
+    absent = len(lock.cells) - len(results)
     if absent:
-        total = len(lock.plan.cells())
+        total = len(lock.cells)
         click.echo(f"missing  {absent} of {total} cells are in none of the runs", err=True)
     if out is None:
         return summary_of(lock, results)

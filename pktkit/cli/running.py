@@ -37,7 +37,7 @@ def run_watched(
     from pktkit.cli.progress import CellDisplay
     from pktkit.compare.run import Watcher, run_comparison
 
-    total = len(lock.plan.cells())
+    total = len(lock.cells)
     with CellDisplay(total if cells is None else cells, quiet=app.verbosity < 0) as display:
         watcher = Watcher(display.step, display.finished, display.analysing)
         try:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,12 +89,12 @@ class Environment:
     hardware: Hardware
 
     @classmethod
-    def current(cls, registry: Registry, device: str) -> Environment:
+    def current(cls, registry: Registry, devices: Sequence[str]) -> Environment:
         """Describe this process.
 
         Arguments:
             registry: whose plugins are loaded.
-            device: torch device of the run.
+            devices: torch devices of the run.
         """
         return cls(
             python=platform.python_version(),
@@ -107,7 +107,7 @@ class Environment:
                 for status in registry.plugins.loaded
                 if status.state == OK
             },
-            hardware=_hardware(device),
+            hardware=_hardware(devices),
         )
 
 
@@ -133,7 +133,7 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, metadata.version(name)
 
 
-def _hardware(device: str) -> Hardware:
+def _hardware(devices: Sequence[str]) -> Hardware:
     import psutil
 
     from pktkit.compare.workers import available_cores
@@ -143,7 +143,7 @@ def _hardware(device: str) -> Hardware:
         cpu=_cpu(),
         cores=available_cores(),
         memory=psutil.virtual_memory().total,
-        gpus=() if device.startswith("cpu") else _gpus(),
+        gpus=() if all(device.startswith("cpu") for device in devices) else _gpus(),
     )
 
 

@@ -28,6 +28,7 @@ from pktkit.structure import differences, from_plain, to_plain
 from pktkit.zoo import pair_paths
 
 if TYPE_CHECKING:
+    from pktkit.outcomes import CellKey
     from pktkit.registry import Registry
 
 SCHEMA = 1
@@ -86,12 +87,19 @@ class Lock:
             threads=threads,
             models=model_prints(plan.pair),
             tasks=task_prints(plan, registry),
-            environment=Environment.current(registry, plan.pair.device),
-            analyses=tuple(analyses),
+            environment=Environment.current(registry, devices(plan.pair)),
+            analyses=tuple(
+                _resolved(choice, Kind.ANALYSIS, registry, "analysis") for choice in analyses
+            ),
             directory=os.getcwd(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         return parse_lock(lock.text(), "the run's lock")
+
+    @property
+    def cells(self) -> list[CellKey]:
+        """The cells of the run, in the order of its tables."""
+        return self.plan.cells()
 
     def document(self) -> dict[str, Any]:
         """Return the lock as plain data, strategies as recipes."""
@@ -130,7 +138,7 @@ class Lock:
 
     def environment_changes_now(self, registry: Registry) -> list[str]:
         """Return in what this process differs from that which began the run."""
-        now = Environment.current(registry, self.plan.pair.device)
+        now = Environment.current(registry, devices(self.plan.pair))
         return self.environment_changes(now)
 
 
@@ -182,15 +190,21 @@ def resolved(strategy: Strategy, registry: Registry) -> Strategy:
     for kind in STAGES:
         choice: Choice | None = getattr(strategy, kind.value)
         if choice is not None:
-            stages[kind.value] = _resolved(choice, kind, registry, strategy.name)
+            stages[kind.value] = _resolved(choice, kind, registry, f"strategy '{strategy.name}'")
     return attrs.evolve(strategy, **stages) if stages else strategy
 
 
 def _resolved(choice: Choice, kind: Kind, registry: Registry, owner: str) -> Choice:
     cls = registry.options_class(kind, choice.name)
-    options = build_options(cls, choice.options, f"strategy '{owner}': {kind} '{choice.name}'")
+    options = build_options(cls, choice.options, f"{owner}: {kind} '{choice.name}'")
     fields = [field for field in attrs.fields(cls) if field.init]
     return Choice(choice.name, {f.alias or f.name: getattr(options, f.name) for f in fields})
+
+
+def devices(pair: PairSpec) -> list[str]:
+    """Return every torch device that a pair names."""
+    fields = [field.name for field in attrs.fields(PairSpec) if field.name.endswith("device")]
+    return [device for name in fields if (device := getattr(pair, name))]
 
 
 def model_prints(pair: PairSpec) -> dict[str, ModelPrint]:

@@ -52,7 +52,7 @@ def merged(runs: Sequence[StoredRun]) -> tuple[Lock, list[CellResult]]:
                 cells[cell.key] = cell, run
             elif not cell.failed:
                 _require_same(kept[0], cell, kept[1], run)
-    return lock, [cells[key][0] for key in lock.plan.cells() if key in cells]
+    return lock, [cells[key][0] for key in lock.cells if key in cells]
 
 
 def unlike(one: Lock, other: Lock) -> list[str]:
@@ -86,7 +86,11 @@ def environment_notes(runs: Sequence[StoredRun]) -> list[str]:
 def _protocol(lock: Lock) -> dict[str, Any]:
     """Return what must be the same in runs that are ranked together, tasks apart."""
     plan = {key: value for key, value in to_plain(lock.plan).items() if key not in FREE}
-    plan["pair"] = {"dtype": lock.plan.pair.dtype}
+    plan["pair"] = {
+        key: value
+        for key, value in plan["pair"].items()
+        if key not in ("source", "target") and not key.endswith("device")
+    }
     models = {
         side: {part: files for part, files in to_plain(model).items() if part != "revision"}
         for side, model in lock.models.items()

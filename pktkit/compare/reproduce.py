@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.compare.lock import described
 from pktkit.report.jsonfile import plain
+from pktkit.structure import differences, to_plain
 
 if TYPE_CHECKING:
     from pktkit.compare.lock import Lock
@@ -123,11 +125,11 @@ def reproduction(
         tolerance: largest difference of means, in points, that counts as the same finding.
     """
     rows: dict[tuple[str, str, str], list[CellKey]] = {}
-    for key in lock.plan.cells():
+    for key in lock.cells:
         rows.setdefault((key.task, key.point, key.strategy), []).append(key)
     changes = lock.environment_changes(again.environment)
-    if lock.plan.pair.device != again.plan.pair.device:
-        changes.append(f"device: {lock.plan.pair.device} → {again.plan.pair.device}")
+    pairs = (to_plain(each.plan.pair) for each in (lock, again))
+    changes += described([d for d in differences(*pairs) if d[0].endswith("device")])
     return Reproduction(
         rows=tuple(_row(keys, first, second, tolerance) for keys in rows.values()),
         tolerance=tolerance,
@@ -151,7 +153,7 @@ def _row(
         strategy=keys[0].strategy,
         task=keys[0].task,
         point=keys[0].point,
-        seeds=tuple(key.seed for key in known),
+        seeds=tuple(dict.fromkeys(key.seed for key in known)),
         match=_match(pairs, changed, means, tolerance),
         first=means[0],
         second=means[1],

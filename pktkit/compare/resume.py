@@ -42,14 +42,12 @@ class StoredRun:
     @property
     def missing(self) -> list[CellKey]:
         """Cells of the plan that have not run or have failed."""
-        return [
-            key for key in self.lock.plan.cells() if key not in self.cells or self.cells[key].failed
-        ]
+        return [key for key in self.lock.cells if key not in self.cells or self.cells[key].failed]
 
     @property
     def results(self) -> list[CellResult]:
         """The cells that have run, in the order of the plan."""
-        return [self.cells[key] for key in self.lock.plan.cells() if key in self.cells]
+        return [self.cells[key] for key in self.lock.cells if key in self.cells]
 
 
 def stored_run(path: Path) -> StoredRun:
@@ -69,7 +67,7 @@ def stored_run(path: Path) -> StoredRun:
         )
     lock = read_lock(directory.path / LOCK)
     _require_known_results(directory.path / RESULTS)
-    return StoredRun(directory, lock, _known_cells(directory, lock.plan.cells()))
+    return StoredRun(directory, lock, _known_cells(directory, lock.cells))
 
 
 def require_unchanged(lock: Lock, registry: Registry, *, where: str) -> None:

@@ -75,7 +75,7 @@ def run_comparison(
     watcher = watcher or Watcher()
     lock = lock or locked(plan, registry, jobs=jobs, analyses=analyses)
     plan = lock.plan
-    cells = plan.cells()
+    cells = lock.cells
     with directory.claimed(), _readings(cache) as readings:
         directory.drop_half_line()
         if not (directory.path / LOCK).exists():
