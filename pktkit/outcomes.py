@@ -62,6 +62,7 @@ class CellResult:
         seconds: wall time of match, align, inject, evaluate.
         peak_bytes: peak memory of the process or device while the cell ran.
         error: why it failed; empty when it did not.
+        notes: sentences that a reader of its scores should know, such as how many rows were cut.
         trace: what plugins did, in order, where the plan asked for it; not kept on disk.
     """
 
@@ -72,6 +73,7 @@ class CellResult:
     seconds: Mapping[str, float] = attrs.field(factory=dict)
     peak_bytes: int = 0
     error: str = ""
+    notes: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     trace: tuple[TraceEvent, ...] = ()
 
     @property

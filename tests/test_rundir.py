@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import shutil
 
@@ -16,7 +17,8 @@ from tiny_runs import arguments, cells_of, scores_of, write_pair, write_rows
 
 from pktkit.cli import main
 from pktkit.compare import run as run_module
-from pktkit.compare.lock import EMBEDDED, Lock, parse_lock, read_lock
+from pktkit.compare.fingerprint import ModelPrint, file_hash
+from pktkit.compare.lock import EMBEDDED, Lock, parse_lock, pinned, read_lock
 from pktkit.compare.merge import merged, unlike
 from pktkit.compare.plan import PairSpec, Plan, choose_strategies
 from pktkit.compare.reproduce import Match, reproduction
@@ -147,6 +149,44 @@ def test_damaged_locks_are_explained(run, old, new, message):
         assert done.exit_code == 2
         assert message in done.stderr and "run.lock" in done.stderr
     assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("reference", "revision", "again"),
+    [
+        ("org/name", "c0", "org/name@c0"),
+        ("org/name@v1", "c0", "org/name@v1"),
+        ("org/name/file.gguf", "c0", "org/name/file.gguf@c0"),
+        ("org/base+org/adapter@v1", "c0+c1", "org/base@c0+org/adapter@v1"),
+        ("org/name", "", "org/name"),
+        ("./gone", "", "./gone"),
+        (".", "", "."),
+    ],
+)
+def test_hub_models_are_read_again_at_the_commit_of_the_lock(reference, revision, again):
+    assert pinned(reference, revision) == again
+
+
+def test_files_of_the_hub_cache_go_by_their_names(tmp_path):
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("c" * 40)
+    blobs = tmp_path / "models--org--name" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / ("a" * 64)).write_bytes(b"weights")
+    (blobs / ("b" * 40)).write_bytes(b"{}")
+    (snapshot / "model.safetensors").symlink_to(blobs / ("a" * 64))
+    (snapshot / "config.json").symlink_to(blobs / ("b" * 40))
+    assert file_hash(snapshot / "model.safetensors") == "a" * 64
+    assert file_hash(snapshot / "config.json") == hashlib.sha256(b"{}").hexdigest()
+    (snapshot / "README.md").write_text("x")
+    (snapshot / "modeling.py").write_text("x")
+    found = ModelPrint.of(str(snapshot))
+    assert found.revision == "c" * 40
+    assert set(found.weights) == {"model.safetensors"}
+    assert set(found.configuration) == {"config.json"} and not found.tokenizer
+    assert set(ModelPrint.of(str(snapshot), code=True).configuration) == {
+        "config.json", "modeling.py",
+    }  # fmt: skip
 
 
 def test_values_as_plain_data():

@@ -155,6 +155,7 @@ def _resumed(
 
     _refuse_beside_resume()
     run = stored_run(path)
+    run = attrs.evolve(run, lock=run.lock.pinned)
     app = app.with_selection(run.lock.plan.selection)
     cache = cache and cache.absolute()
     with started_in(run.lock.directory):
@@ -223,5 +224,6 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         settings=models.settings,
         selection=app.selection,
         item_limit=request.limit,
+        template=models.own_template,
         trace=app.trace_plugins,
     )

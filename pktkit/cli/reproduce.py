@@ -41,7 +41,7 @@ RECORD = "reproduction.json"
 )
 @click.option("--source", help="Where the source model is now; it must have the same files.")
 @click.option("--target", help="Where the target model is now; it must have the same files.")
-@click.option("--device", help="Torch device, if another than the lock's.")
+@click.option("--device", help="Torch device of both, if another than the lock's.")
 @click.option(
     "--format",
     "form",
@@ -75,7 +75,7 @@ def reproduce(
     logs.configure(app.verbosity)
     file = (lock_file / LOCK if lock_file.is_dir() else lock_file).absolute()
     out, cache = (out or default_directory()).absolute(), cache and cache.absolute()
-    lock = _moved(read_lock(file), places)
+    lock = _moved(read_lock(file).pinned, places)
     beside = stored_run(file) if (file.parent / CELLS).exists() and file.name == LOCK else None
     app = app.with_selection(lock.plan.selection)
     with started_in(lock.directory):
@@ -100,6 +100,8 @@ def reproduce(
 def _moved(lock: Lock, places: dict[str, Any]) -> Lock:
     """Return the lock with models and device where they are now."""
     moved = {name: place for name, place in places.items() if place is not None}
+    if "device" in moved:
+        moved |= {"source_device": "", "target_device": ""}
     pair = attrs.evolve(lock.plan.pair, **moved)
     return attrs.evolve(lock, plan=attrs.evolve(lock.plan, pair=pair))
 

@@ -13,10 +13,11 @@ import attrs
 import structlog
 
 from pktkit.boundary import checked_scores
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, templated
 from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
+from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.points import budget_at
 from pktkit.registry import Registry
@@ -76,12 +77,19 @@ class CellRunner:
         except PktkitError as error:
             result = CellResult(key, error=str(error))
         except Exception as error:
-            result = CellResult(key, error=f"{type(error).__name__}: {error}")
+            if is_out_of_memory(error):
+                result = CellResult(key, error=str(does_not_fit(error)))
+            else:
+                result = CellResult(key, error=f"{type(error).__name__}: {error}")
         rest = time.perf_counter() - start - sum(result.seconds.values())
         seconds = {**result.seconds, "other": rest}
         trace, self._events[:] = tuple(self._events), []
         return attrs.evolve(
-            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device), trace=trace
+            result,
+            seconds=seconds,
+            peak_bytes=peak_bytes(self.plan.pair.devices),
+            notes=self._probe(key.task).notes if key.task in self._probes else (),
+            trace=trace,
         )
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
@@ -160,7 +168,8 @@ class CellRunner:
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            task, split = choose_task(self.registry, name), self.plan.split
+            task = templated(choose_task(self.registry, name), self.plan.template)
+            split = self.plan.split
             items = task.items(split)[: self.plan.item_limit]
             self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
         return self._tasks[name]
@@ -178,11 +187,12 @@ class CellRunner:
         return self._probes[name]
 
 
-def peak_bytes(device: str) -> int:
-    """Return the peak memory of the accelerator, or of this process on the CPU."""
-    if device.startswith("cuda"):
+def peak_bytes(devices: Sequence[str]) -> int:
+    """Return the peak memory of the accelerators used, or of this process without one."""
+    gpus = {device for device in devices if device.startswith("cuda")}
+    if gpus:
         import torch
 
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

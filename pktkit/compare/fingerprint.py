@@ -33,7 +33,7 @@ class ModelPrint:
     """A model's files as they are read.
 
     Arguments:
-        revision: commit of a hub model; empty for a directory.
+        revision: commit of a hub model, `BASE+ADAPTER` with an adapter; empty for a directory.
         weights, tokenizer, configuration: SHA-256 by file name.
     """
 
@@ -43,26 +43,30 @@ class ModelPrint:
     configuration: Mapping[str, str]
 
     @classmethod
-    def of(cls, reference: str) -> ModelPrint:
+    def of(cls, reference: str, *, code: bool = False) -> ModelPrint:
         """Read a model's files; a hub model is downloaded if it is not in the cache.
+
+        Files of an adapter that is merged are called `adapter/…`.
+
+        Arguments:
+            reference: see `pktkit.checkpoints.reference`.
+            code: whether modules beside the weights are run, hence are part of the model.
 
         Raises:
             UsageError: there is no such model, or a file of it cannot be read.
         """
-        place = _place(reference)
-        files = [place] if place.is_file() else sorted(f for f in place.iterdir() if f.is_file())
+        from pktkit.checkpoints import locate
+
+        found = locate(reference, code=code)
+        files = {file.name: file for file in _files(found.path)}
+        if found.adapter is not None:
+            files |= {f"adapter/{file.name}": file for file in _files(found.adapter)}
         hashes: dict[str, dict[str, str]] = {"weights": {}, "tokenizer": {}, "configuration": {}}
-        for file in files:
-            part = _part(file.name)
+        for name, file in files.items():
+            part = _part(file.name, code)
             if part:
-                try:
-                    hashes[part][file.name] = file_hash(file)
-                except OSError as error:
-                    raise UsageError(
-                        f"{file} cannot be read: {error.strerror or error}."
-                    ) from error
-        revision = place.name if place.parent.name == "snapshots" else ""
-        return cls(revision=revision, **hashes)
+                hashes[part][name] = file_hash(file)
+        return cls(revision=found.revision, **hashes)
 
 
 @attrs.frozen
@@ -127,36 +131,32 @@ def file_hash(file: Path) -> str:
 
     The hub's cache names large files by their SHA-256 and has checked them when it stored them;
     the name is believed, since reading a large model takes minutes.
+
+    Raises:
+        UsageError: the file cannot be read.
     """
     if file.is_symlink():
         stored = file.resolve()
         if stored.parent.name == "blobs" and _SHA256.fullmatch(stored.name) and stored.exists():
             return stored.name
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
 
 
-def _place(reference: str) -> Path:
-    """Return a model's directory or file; torch is imported for hub models only."""
-    path = Path(reference).expanduser()
-    if path.exists():
-        return path
-    from pktkit.checkpoints import resolve
-
-    return resolve(reference)
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(f for f in place.iterdir() if f.is_file())
 
 
-def _part(name: str) -> str:
+def _part(name: str, code: bool) -> str:
     """Return which part of a model a file belongs to, or "" for none."""
-    if name.startswith("."):
-        return ""
-    if name.endswith(WEIGHTS):
+    if name.endswith((*WEIGHTS, ".safetensors.index.json")):
         return "weights"
-    if name in CONFIGURATION:
+    if name in CONFIGURATION or (code and name.endswith(".py")):
         return "configuration"
-    if name.endswith(".index.json"):
-        return "weights"
     return "tokenizer" if TOKENIZER.fullmatch(name) else ""

@@ -87,7 +87,7 @@ class Lock:
             threads=threads,
             models=model_prints(plan.pair),
             tasks=task_prints(plan, registry),
-            environment=Environment.current(registry, devices(plan.pair)),
+            environment=Environment.current(registry, plan.pair.devices),
             analyses=tuple(
                 _resolved(choice, Kind.ANALYSIS, registry, "analysis") for choice in analyses
             ),
@@ -100,6 +100,16 @@ class Lock:
     def cells(self) -> list[CellKey]:
         """The cells of the run, in the order of its tables."""
         return self.plan.cells()
+
+    @property
+    def pinned(self) -> Lock:
+        """The lock with the commits of hub models that were read, to read the same again."""
+        names: dict[str, Any] = {
+            side: pinned(getattr(self.plan.pair, side), model.revision)
+            for side, model in self.models.items()
+        }
+        pair = attrs.evolve(self.plan.pair, **names)
+        return attrs.evolve(self, plan=attrs.evolve(self.plan, pair=pair))
 
     def document(self) -> dict[str, Any]:
         """Return the lock as plain data, strategies as recipes."""
@@ -138,7 +148,7 @@ class Lock:
 
     def environment_changes_now(self, registry: Registry) -> list[str]:
         """Return in what this process differs from that which began the run."""
-        now = Environment.current(registry, devices(self.plan.pair))
+        now = Environment.current(registry, self.plan.pair.devices)
         return self.environment_changes(now)
 
 
@@ -201,10 +211,20 @@ def _resolved(choice: Choice, kind: Kind, registry: Registry, owner: str) -> Cho
     return Choice(choice.name, {f.alias or f.name: getattr(options, f.name) for f in fields})
 
 
-def devices(pair: PairSpec) -> list[str]:
-    """Return every torch device that a pair names."""
-    fields = [field.name for field in attrs.fields(PairSpec) if field.name.endswith("device")]
-    return [device for name in fields if (device := getattr(pair, name))]
+def pinned(reference: str, revision: str) -> str:
+    """Return a model's name with the commit that was read, where it names none itself."""
+    from pktkit.checkpoints.reference import parse
+
+    try:
+        parsed = parse(reference)
+    except UsageError:
+        return reference  # a directory that is gone, about which loading has more to say
+    places = [place for place in (parsed.base, parsed.adapter) if place is not None]
+    commits = revision.split("+")
+    if not revision or len(commits) != len(places) or not all(p.repository for p in places):
+        return reference
+    pairs = zip(places, commits, strict=True)
+    return "+".join(p.text if p.revision else f"{p.text}@{commit}" for p, commit in pairs)
 
 
 def model_prints(pair: PairSpec) -> dict[str, ModelPrint]:
@@ -216,7 +236,7 @@ def model_prints(pair: PairSpec) -> dict[str, ModelPrint]:
     prints = {}
     for side in ("source", "target"):
         try:
-            prints[side] = ModelPrint.of(getattr(pair, side))
+            prints[side] = ModelPrint.of(getattr(pair, side), code=pair.trust_remote_code)
         except UsageError as error:
             raise UsageError(f"{side} model: {error}") from error
     return prints

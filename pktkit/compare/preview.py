@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,10 +31,15 @@ def announce(plan: Plan) -> str:
 
 
 def model_line(location: str) -> str:
-    """Return a model's name and, from its `config.json`, its sizes."""
-    name = Path(location).name
+    """Return a model's name and, from its `config.json` where it is here, its sizes."""
+    from pktkit.checkpoints import local_files
+
+    found = local_files(location)
+    if found is None:
+        return location
+    name = found.name
     try:
-        config = json.loads((Path(location) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return name
     sizes: dict[str, Any] = {

@@ -10,7 +10,7 @@ import attrs
 
 from pktkit.compare.lock import described
 from pktkit.report.jsonfile import plain
-from pktkit.structure import differences, to_plain
+from pktkit.structure import differences
 
 if TYPE_CHECKING:
     from pktkit.compare.lock import Lock
@@ -128,8 +128,8 @@ def reproduction(
     for key in lock.cells:
         rows.setdefault((key.task, key.point, key.strategy), []).append(key)
     changes = lock.environment_changes(again.environment)
-    pairs = (to_plain(each.plan.pair) for each in (lock, again))
-    changes += described([d for d in differences(*pairs) if d[0].endswith("device")])
+    placed = ({"devices": list(each.plan.pair.devices)} for each in (lock, again))
+    changes += described(differences(*placed))
     return Reproduction(
         rows=tuple(_row(keys, first, second, tolerance) for keys in rows.values()),
         tolerance=tolerance,

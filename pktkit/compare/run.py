@@ -120,7 +120,7 @@ def locked(
 def suitable_jobs(plan: Plan) -> int:
     """Return how many workers suit a plan."""
     return default_jobs(
-        len(plan.cells()), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+        len(plan.cells()), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
     )
 
 
@@ -192,6 +192,7 @@ def describe_plan(lock: Lock) -> Mapping[str, Any]:
             for strategy in plan.strategies
         },
         "probe": attrs.asdict(plan.settings),
+        "template": plan.template or "task",
         "python": lock.environment.python,
         "packages": {
             name: version
@@ -202,9 +203,15 @@ def describe_plan(lock: Lock) -> Mapping[str, Any]:
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """Return the size of both local checkpoints; hub ids not yet on disk count as large."""
+    """Return the size of both checkpoints on disk.
+
+    What is not there yet counts as large, and so does a GGUF file, which grows when unpacked.
+    """
+    from pktkit.checkpoints import local_files
+
     total = 0
-    for location in (plan.pair.source, plan.pair.target):
-        files = list(Path(location).glob("*.safetensors"))
+    for reference in (plan.pair.source, plan.pair.target):
+        found = local_files(reference)
+        files = [] if found is None or found.is_gguf else list(found.path.glob("*.safetensors"))
         total += sum(file.stat().st_size for file in files) if files else 1 << 40
     return total

@@ -25,6 +25,7 @@ from pktkit.probe.passes import (
 from pktkit.probe.positions import AlignedPositions, align_positions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
 from pktkit.probe.scratch import zeros
+from pktkit.quantised import require_plain
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Task
 from pktkit.values import Interface, Origin
@@ -179,6 +180,22 @@ class Probe:
             cache=self._cache,
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the length limit did to the rows encoded so far, a sentence per split."""
+        splits = dict.fromkeys(self._encoded.values())
+        notes = [
+            f"task '{self.task.name}', split '{split.name}': of {count} rows {split.truncated} "
+            f"were cut at {self.settings.max_length} tokens, and {len(split.dropped)} dropped "
+            "because the prompt alone fills them. Raise --max-length to keep them whole."
+            for split in splits
+            if (count := len(split.items) + len(split.dropped))
+            and (split.truncated or split.dropped)
+        ]
+        if "answered" in self.__dict__:
+            notes += self.answered.notes
+        return tuple(dict.fromkeys(notes))
+
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
         return self._attributed(split)["attribution"]
@@ -198,8 +215,10 @@ class Probe:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; names the item.
+            PairIncompatibleError: the source is quantised.
         """
         encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
+        require_plain(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
             totals = zeros(sensitivity_shapes(source), self._cache.directory)

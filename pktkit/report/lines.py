@@ -36,6 +36,7 @@ def read_cell(line: bytes) -> CellResult:
         seconds=record["seconds"],
         peak_bytes=record["peak_bytes"],
         error=record["error"],
+        notes=record.get("notes", ()),
     )
 
 
