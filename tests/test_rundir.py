@@ -210,8 +210,18 @@ def test_values_as_plain_data():
 # Schemas
 
 
-def test_every_file_of_a_run_is_as_its_schema_says(folder):
-    run = folder / "whole"
+@pytest.fixture(scope="module")
+def curve(folder):
+    done = invoke(
+        *arguments(folder, "--jobs=0", "--rows=4,8", "--seeds=1", f"--out={folder / 'curve'}")
+    )
+    assert done.exit_code == 0, done.output
+    return folder / "curve"
+
+
+@pytest.mark.parametrize("which", ["whole", "curve"])
+def test_every_file_of_a_run_is_as_its_schema_says(folder, curve, which):
+    run = folder / which
     validated("lock", yaml.safe_load((run / "run.lock").read_text()))
     validated("results", json.loads((run / "results.json").read_text()))
     for name in ("cell", "item"):
@@ -286,6 +296,23 @@ def test_plugins_are_those_of_the_lock(run):
 def test_a_comparison_needs_strategies_or_a_run():
     done = invoke("compare")
     assert done.exit_code == 2 and "Missing option '--strategies'" in done.stderr
+
+
+def test_a_lock_permits_no_foreign_code(folder, tmp_path, registry):
+    lock = stored_run(folder / "whole").lock
+    pair = attrs.evolve(lock.plan.pair, trust_remote_code=True)
+    trusting = attrs.evolve(lock, plan=attrs.evolve(lock.plan, pair=pair))
+    plan = attrs.evolve(lock.plan, tasks=("code",), item_limit=2, allow_code_execution=True)
+    running = Lock.of(plan, registry, threads=1)
+    for name, given, flag in (
+        ("a", trusting, "--trust-remote-code"),
+        ("b", running, "--allow-code-execution"),
+    ):
+        run = stored(tmp_path / name, given, []).path
+        for line in (["compare", f"--resume={run}"], ["reproduce", run, f"--out={run}/x"]):
+            done = invoke(*line)
+            assert done.exit_code == 2 and flag in done.stderr, done.output
+        assert not (run / "x").exists()
 
 
 def cut_in_the_middle(run):
@@ -482,6 +509,21 @@ def test_runs_of_other_seeds_and_strategies_are_merged(folder, tmp_path):
     assert {cell.key: cell.scores for cell in results} == {
         cell.key: cell.scores for cell in whole.results
     }
+
+
+def test_points_of_a_curve_are_merged(curve, tmp_path):
+    run = stored_run(curve)
+    halves = []
+    for point in run.lock.plan.points:
+        lock = attrs.evolve(run.lock, plan=attrs.evolve(run.lock.plan, points=(point,)))
+        cells = [cell for cell in run.results if cell.key in lock.cells]
+        halves.append(stored(tmp_path / point, lock, cells).path)
+    done = invoke("report", *halves, f"--out={tmp_path / 'both'}")
+    assert done.exit_code == 0, done.output
+    assert scores_of(tmp_path / "both") == scores_of(curve)
+    document = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert document["curves"] == json.loads((curve / "results.json").read_text())["curves"]
+    assert len(document["curves"]) == 4
 
 
 def test_a_failed_cell_gives_way_to_one_that_did_not(folder, tmp_path):

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pktkit import logs
+from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.cli.running import default_directory, run_watched
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from pktkit.compare.resume import StoredRun
     from pktkit.report.records import Summary
 
-BESIDE_RESUME = ("resume", "jobs", "cache", "form")
+BESIDE_RESUME = (
+    "resume",
+    "jobs",
+    "cache",
+    "form",
+    "allow_code_execution",
+    "trust_remote_code",
+)
 """Options that may be given beside `--resume`."""
 
 
@@ -38,6 +46,10 @@ class Request:
         split: where scores are read.
         analyses: comma list of analyses to add; None for none.
         limit: items scored per task; None for all.
+        rows: comma list of training rows, a point of a curve each; None for the budget's.
+        curve: `steps`, or `steps=` with a comma list; None for the budget's.
+        equal: what all arms spend alike; None leaves each the steps of its budget.
+        allow_code_execution: whether programs that a model wrote may be run.
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
@@ -52,6 +64,10 @@ class Request:
     split: str
     analyses: str | None
     limit: int | None
+    rows: str | None
+    curve: str | None
+    equal: str | None
+    allow_code_execution: bool
     jobs: int | None
     form: str
     out: Path | None
@@ -66,8 +82,8 @@ class Request:
 @click.option(
     "--task",
     "tasks",
-    help=f"Comma list of tasks or files of rows; 'all' for every registered one. "
-    f"Default with the embedded pair: {DEFAULT_TASK}.",
+    help=f"Comma list of tasks, NAME[:PROTOCOL][@DATA], or files of rows; 'all': the built-in "
+    f"ones. Default with the embedded pair: {DEFAULT_TASK}.",
 )
 @click.option("--seeds", default="3", show_default=True, help="How many, or a list such as 0,7.")
 @model_options
@@ -88,6 +104,18 @@ class Request:
 )
 @click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
+@click.option("--rows", help="Score against training rows: run at each, e.g. 16,64,256,1024.")
+@click.option("--curve", help="Score against steps: 'steps' (1/4, 1/2, all) or steps=50,100,200.")
+@click.option(
+    "--equal",
+    type=click.Choice(EQUAL),
+    help="Set every arm's steps so that all spend the same steps, tokens or FLOPs as sft.",
+)
+@click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
+)
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
     "--format",
@@ -116,7 +144,7 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 
     logs.configure(app.verbosity)
     if request.resume is not None:
-        summary, path = _resumed(app, request.resume.absolute(), request.jobs, models.cache)
+        summary, path = _resumed(app, models, request, request.resume.absolute())
     else:
         summary, path = _started(app, models, request)
     click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
@@ -147,26 +175,32 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> tuple[Su
 
 
 def _resumed(
-    app: AppContext, path: Path, jobs: int | None, cache: Path | None
+    app: AppContext, models: ModelChoice, request: Request, path: Path
 ) -> tuple[Summary, Path]:
     """Go on with a run that stopped."""
     from pktkit.compare.preview import announce
-    from pktkit.compare.resume import require_unchanged, started_in, stored_run
+    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
 
     _refuse_beside_resume()
     run = stored_run(path)
-    run = attrs.evolve(run, lock=run.lock.pinned)
     app = app.with_selection(run.lock.plan.selection)
-    cache = cache and cache.absolute()
+    cache, where = models.cache and models.cache.absolute(), f"the run in {path}"
     with started_in(run.lock.directory):
-        require_unchanged(run.lock, app.registry, where=f"the run in {path}")
+        require_unchanged(run.lock.pinned, app.registry, where=where)
+        lock = permitted(
+            run.lock.pinned,
+            app.registry,
+            run_programs=request.allow_code_execution,
+            remote_code=models.placement.trust_remote_code,
+            where=where,
+        )
         for change in run.lock.environment_changes_now(app.registry):
             app.log.warning("not as when the run began", what=change)
         if app.verbosity >= 0:
             click.echo(announce(run.lock.plan), err=True)
             click.echo(f"resume   {_progress(run)}", err=True)
         summary = run_watched(
-            app, run.lock, run.directory, jobs=jobs, cache=cache, cells=len(run.missing)
+            app, lock, run.directory, jobs=request.jobs, cache=cache, cells=len(run.missing)
         )
     return summary, path
 
@@ -191,30 +225,42 @@ def _refuse_beside_resume() -> None:
     if given:
         raise click.UsageError(
             f"--resume takes what to run from run.lock; leave out {', '.join(given)}. "
-            "Beside it: --jobs, --cache, --format."
+            "Beside it: --jobs, --cache, --format, and permissions to run foreign code."
         )
 
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
+    from pktkit.compare.curve import curve_points, require_free
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
     from pktkit.transfer import budget_for
 
     if request.strategies is None:
         raise click.UsageError("Missing option '--strategies'.")
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
-    tasks = list(registry.names(Kind.TASK)) if wanted == ["all"] else wanted
+    tasks = own_tasks(registry) if wanted == ["all"] else wanted
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
-    for name in tasks:
-        task = choose_task(registry, name)
+    loaded = [choose_task(registry, name) for name in tasks]
+    for task in loaded:
         registry.get(Kind.EVALUATOR, task.evaluator.name)
+        task.items(request.split)
+        with code_execution(request.allow_code_execution):
+            require_permission(registry, task)
         for strategy in chosen:
             budget_for(task, strategy)
+            if strategy.injector is not None:
+                task.items("train")
+    require_free(
+        request.overrides,
+        rows=request.rows is not None,
+        steps=request.curve is not None,
+    )
     return Plan(
         pair=models.pair,
         strategies=tuple(chosen),
@@ -225,5 +271,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         selection=app.selection,
         item_limit=request.limit,
         template=models.own_template,
+        allow_code_execution=request.allow_code_execution,
         trace=app.trace_plugins,
+        points=curve_points(request.rows, request.curve, loaded, chosen),
+        equal=request.equal or "",
     )

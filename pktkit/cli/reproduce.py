@@ -43,6 +43,16 @@ RECORD = "reproduction.json"
 @click.option("--target", help="Where the target model is now; it must have the same files.")
 @click.option("--device", help="Torch device of both, if another than the lock's.")
 @click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox.",
+)
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run code that comes with a checkpoint. Only for checkpoints you trust.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json"]),
@@ -59,6 +69,8 @@ def reproduce(
     cache: Path | None,
     tolerance: float,
     form: str,
+    allow_code_execution: bool,
+    trust_remote_code: bool,
     **places: str | None,
 ) -> int:
     """Repeat a run from its lock and compare the numbers with the run beside it.
@@ -69,7 +81,7 @@ def reproduce(
     """
     from pktkit.compare.lock import Lock, read_lock
     from pktkit.compare.reproduce import reproduction
-    from pktkit.compare.resume import require_unchanged, started_in, stored_run
+    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
     from pktkit.report.rundir import CELLS, LOCK, RunDirectory
 
     logs.configure(app.verbosity)
@@ -80,6 +92,13 @@ def reproduce(
     app = app.with_selection(lock.plan.selection)
     with started_in(lock.directory):
         require_unchanged(lock, app.registry, where=f"the run of {file}")
+        lock = permitted(
+            lock,
+            app.registry,
+            run_programs=allow_code_execution,
+            remote_code=trust_remote_code,
+            where=f"the run of {file}",
+        )
         again = Lock.of(lock.plan, app.registry, threads=lock.threads, analyses=lock.analyses)
         directory = RunDirectory.create(out)
         run_watched(app, again, directory, jobs=jobs, cache=cache)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit.compare.plan import scored
 from pktkit.components import Choice
 from pktkit.errors import UsageError
 from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
-    from pktkit.components import Strategy
+    from pktkit.compare.plan import Plan
     from pktkit.tasks.base import Item, Task
 
 WEIGHTS = (".safetensors", ".gguf")
@@ -83,20 +84,27 @@ class TaskPrint:
 
     Arguments:
         splits: by name.
-        evaluator: with its options.
-        template, max_new_tokens: of the task.
+        evaluator: with its options, except where files of it lie.
+        template, max_new_tokens, protocol: of the task.
         budgets: of every strategy that learns, all fields, by name.
+        comparability: what a score can be compared with, see `Task.comparability`.
     """
 
     splits: Mapping[str, SplitPrint]
     evaluator: Choice
     template: str
     max_new_tokens: int
+    protocol: str
     budgets: Mapping[str, Mapping[str, Any]]
+    comparability: Mapping[str, Any]
 
     @classmethod
-    def of(cls, task: Task, strategies: Iterable[Strategy]) -> TaskPrint:
+    def of(cls, task: Task, plan: Plan) -> TaskPrint:
         """Hash all items of a task.
+
+        Arguments:
+            task: with all its items.
+            plan: that scores it.
 
         Raises:
             UsageError: a strategy's budget does not fit the task.
@@ -106,15 +114,23 @@ class TaskPrint:
                 name: SplitPrint(len(items), items_hash(items))
                 for name, items in task.splits.items()
             },
-            evaluator=task.evaluator,
+            evaluator=_placeless(task.evaluator),
             template=task.template,
             max_new_tokens=task.max_new_tokens,
+            protocol=task.protocol,
             budgets={
                 strategy.name: attrs.asdict(budget_for(task, strategy))
-                for strategy in strategies
+                for strategy in plan.strategies
                 if strategy.injector is not None
             },
+            comparability=scored(task, plan).comparability(plan.split),
         )
+
+
+def _placeless(evaluator: Choice) -> Choice:
+    """Leave out where files lie, which is another place on every machine."""
+    kept = {k: v for k, v in evaluator.options.items() if not k.endswith("_path")}
+    return attrs.evolve(evaluator, options=kept)
 
 
 def items_hash(items: Iterable[Item]) -> str:

@@ -133,14 +133,21 @@ class Lock:
         Raises:
             UsageError: a model or a task is gone.
         """
-        was = {"models": to_plain(self.models), "tasks": to_plain(self.tasks)}
         now = {
-            "models": to_plain(model_prints(self.plan.pair)),
-            "tasks": to_plain(task_prints(self.plan, registry)),
+            "models": model_prints(self.plan.pair),
+            "tasks": task_prints(self.plan, registry),
         }
-        found = differences(was, now)
-        # A field that budgets did not have when the run began is at its default.
-        return described([d for d in found if not (".budgets." in d[0] and d[1] is None)])
+        was = {"models": self.models, "tasks": self.tasks}
+        found = differences(to_plain(was), to_plain(now))
+        # What a score compares with says once more what the other fields say; a field that
+        # budgets did not have when the run began is at its default.
+        return described(
+            [
+                (path, old, new)
+                for path, old, new in found
+                if ".comparability." not in path and not (".budgets." in path and old is None)
+            ]
+        )
 
     def environment_changes(self, environment: Environment) -> list[str]:
         """Return one line for every version, code and part of the machine that differs."""
@@ -248,7 +255,7 @@ def task_prints(plan: Plan, registry: Registry) -> dict[str, TaskPrint]:
     Raises:
         UsageError: a task is missing, or a budget does not fit it.
     """
-    return {name: TaskPrint.of(choose_task(registry, name), plan.strategies) for name in plan.tasks}
+    return {name: TaskPrint.of(choose_task(registry, name), plan) for name in plan.tasks}
 
 
 def described(found: Sequence[tuple[str, Any, Any]]) -> list[str]:

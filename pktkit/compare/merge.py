@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from pktkit.compare.resume import StoredRun
     from pktkit.outcomes import CellKey, CellResult
 
-FREE = ("strategies", "tasks", "seeds", "points", "repeats", "selection", "trace", "evidence")
+FREE = (
+    "strategies",
+    "tasks",
+    "seeds",
+    "points",
+    "repeats",
+    "selection",
+    "trace",
+    "evidence",
+    "allow_code_execution",
+)
 """Fields of a plan in which runs that are merged may differ."""
 
 TERMS = ("rows", "unlabelled", "labels", "steps", "batch_size")
@@ -99,7 +109,8 @@ def _protocol(lock: Lock) -> dict[str, Any]:
 
 
 def _task(name: str, task: TaskPrint) -> dict[str, Any]:
-    content = {key: value for key, value in to_plain(task).items() if key != "budgets"}
+    parts = to_plain(task).items()
+    content = {key: value for key, value in parts if key not in ("budgets", "comparability")}
     return {"tasks": {name: content}}
 
 

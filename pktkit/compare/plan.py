@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
@@ -92,6 +93,10 @@ class Plan:
         template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
+            the steps of its budget.
+        allow_code_execution: whether programs that a model wrote may be run, see
+            `pktkit.permission`.
     """
 
     pair: PairSpec
@@ -105,6 +110,8 @@ class Plan:
     template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
+    allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""
@@ -160,11 +167,18 @@ def choose_strategies(
     return chosen
 
 
+def own_tasks(registry: Registry) -> list[str]:
+    """Return the names of the tasks whose rows come with their package."""
+    return sorted(
+        {e.component.name for e in registry.entries(Kind.TASK) if not e.component.external}
+    )
+
+
 def choose_task(registry: Registry, name: str) -> Task:
-    """Return a task by its registered name, or from a file of rows.
+    """Return a task by its registered name or reference, or from a file of rows.
 
     Raises:
-        UsageError: no such task, or a file that cannot be read as one.
+        UsageError: no such task, a file that cannot be read as one, or data that is not there.
     """
     from pktkit.tasks.jsonl import resolve_task
 
@@ -174,6 +188,13 @@ def choose_task(registry: Registry, name: str) -> Task:
 def templated(task: Task, template: str) -> Task:
     """Return a task with another template; an empty one leaves it its own."""
     return attrs.evolve(task, template=template) if template else task
+
+
+def scored(task: Task, plan: Plan) -> Task:
+    """Return a task as the plan scores it: with its template, and only as many items."""
+    items = task.items(plan.split)[: plan.item_limit]
+    task = templated(task, plan.template)
+    return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -22,10 +22,11 @@ def announce(plan: Plan) -> str:
     controls = sum(strategy.control for strategy in plan.strategies)
     methods = len(plan.strategies) - controls
     tasks = ", ".join(plan.tasks)
+    points = f" at {len(plan.points)} points" if len(plan.points) > 1 else ""
     return (
         f"source   {model_line(plan.pair.source)}\n"
         f"target   {model_line(plan.pair.target)}\n"
-        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds on "
+        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds{points} on "
         f"{tasks}: {len(plan.cells())} cells, scored on {plan.split}"
     )
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.compare.lock import Lock, read_lock
+from pktkit.compare.plan import choose_task
 from pktkit.errors import PktkitError, UsageError
+from pktkit.permission import code_execution, require_permission
 from pktkit.report.jsonfile import SCHEMA_VERSION
 from pktkit.report.rundir import CELLS, LOCK, RESULTS, RunDirectory
 
@@ -92,6 +94,34 @@ def require_unchanged(lock: Lock, registry: Registry, *, where: str) -> None:
             "Scores from before and after would not belong together. Put them back as they were, "
             "or start a new run."
         )
+
+
+def permitted(
+    lock: Lock, registry: Registry, *, run_programs: bool, remote_code: bool, where: str
+) -> Lock:
+    """Return the lock with the permissions of this command, and refuse where it needs more.
+
+    A lock may come from anybody: that somebody else permitted foreign code permits nothing here.
+
+    Arguments:
+        lock: of the run.
+        registry: of the plugins that the lock selects.
+        run_programs: whether programs that a model wrote may be run.
+        remote_code: whether code that comes with a checkpoint may be run.
+        where: the run, for messages.
+
+    Raises:
+        UsageError: a permission is missing, or a task is gone.
+    """
+    if lock.plan.pair.trust_remote_code and not remote_code:
+        raise UsageError(
+            f"{where} ran code that comes with its checkpoints. If you trust them, add "
+            "--trust-remote-code."
+        )
+    with code_execution(run_programs):
+        for name in lock.plan.tasks:
+            require_permission(registry, choose_task(registry, name))
+    return attrs.evolve(lock, plan=attrs.evolve(lock.plan, allow_code_execution=run_programs))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pktkit.compare.lock import Lock
 from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
+from pktkit.report.curves import curve_sections
 from pktkit.report.kept_sections import SECTIONS, read_sections
 from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
@@ -138,14 +139,15 @@ def report(
         registry: of the plugins that contribute to the report.
         directory: receives results and report.
         results: in the order of the table.
-        sections: of analyses; plugins' sections are added.
+        sections: of analyses; curves and plugins' sections are added.
 
     Raises:
         PktkitError: a file cannot be written.
     """
     summary = summary_of(lock, results)
     contributions = contributed(summary, registry, directory)
-    directory.finish(summary, results, [*sections, *contributions])
+    sections = [*curve_sections(summary), *sections, *contributions]
+    directory.finish(summary, results, sections)
     return summary
 
 
@@ -180,6 +182,7 @@ def describe_plan(lock: Lock) -> Mapping[str, Any]:
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
@@ -191,6 +194,7 @@ def describe_plan(lock: Lock) -> Mapping[str, Any]:
             }
             for strategy in plan.strategies
         },
+        "comparability": {name: dict(task.comparability) for name, task in lock.tasks.items()},
         "probe": attrs.asdict(plan.settings),
         "template": plan.template or "task",
         "python": lock.environment.python,

@@ -17,7 +17,7 @@ import structlog
 if TYPE_CHECKING:
     from torch import Tensor
 
-READING_VERSION = 2
+READING_VERSION = 3
 """Raised whenever the code that takes a reading changes its meaning."""
 
 log = structlog.get_logger(__name__)

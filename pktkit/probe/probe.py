@@ -13,6 +13,8 @@ import attrs
 import structlog
 
 from pktkit.encoding import EncodedSplit, encode_split
+from pktkit.flops import ForwardCost
+from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
@@ -58,6 +60,7 @@ class Probe:
         self.settings = settings or ProbeSettings()
         self._cache = cache or ReadingCache()
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
+        self._answer_cost: Mapping[str, int] = {}
         self._positions: dict[str, AlignedPositions] = {}
         self._hashes = {
             Origin.SOURCE: _content(pair.source),
@@ -131,7 +134,10 @@ class Probe:
         live = None if stored is not None else self._live(origin)
         index = RowIndex.of(encoded, visiting_order(encoded), picks)
         dtype = model.model.dtype
-        return StateReader(encoded, tuple(blocks), interface, index, dtype, stored, live, exact)
+        noted = self._noted(split, origin)
+        return StateReader(
+            encoded, tuple(blocks), interface, index, dtype, stored, live, exact, noted
+        )
 
     def logits(self, split: str, origin: Origin = Origin.SOURCE) -> LogitReader:
         """Return a reader of logits at the predicting positions of a split.
@@ -150,7 +156,7 @@ class Probe:
             stored = self._forward(split, origin, logits=True)
         live = None if stored is not None else self._live(origin)
         index = RowIndex.of(encoded, visiting_order(encoded))
-        return LogitReader(encoded, index, stored, live)
+        return LogitReader(encoded, index, stored, live, self._noted(split, origin, logits=True))
 
     @functools.cached_property
     def answered(self) -> Probe:
@@ -170,9 +176,12 @@ class Probe:
             template=self.task.template,
             max_new_tokens=self.task.max_new_tokens,
         )
-        texts = unpacked(
-            self._cache.get(key, lambda: packed(answers(self.pair.source, self.task, items)))
+        models = (self.pair.source, self.pair.target)
+        kept = self._cache.get(
+            key, lambda: with_cost(models, lambda: packed(answers(models[0], self.task, items)))
         )
+        texts = unpacked(kept)
+        self._answer_cost = cost_of(kept)
         return Probe(
             self.pair,
             with_answers(self.task, "train", texts, limit),
@@ -195,6 +204,16 @@ class Probe:
         if "answered" in self.__dict__:
             notes += self.answered.notes
         return tuple(dict.fromkeys(notes))
+
+    def count_answers(self, asked: int) -> None:
+        """Tell the meter how many of the source's answers an arm needs, at their mean cost.
+
+        All prompts of the split are answered together, once for every arm that asks for some.
+        """
+        self.answered  # noqa: B018  what they cost is known when they are there
+        total = len(self.task.items("train")[: self.settings.row_limit])
+        share = {side: flops * asked // total for side, flops in self._answer_cost.items()}
+        needed(("answers",), share)
 
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
@@ -225,7 +244,7 @@ class Probe:
             sensitivity_pass(source, encoded, totals)
             return totals
 
-        return self._cache.get(self._source_key("sensitivity", encoded), compute)
+        return self._kept(self._source_key("sensitivity", encoded), compute)
 
     def cached(
         self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -237,7 +256,17 @@ class Probe:
                 included; JSON-serialisable.
             compute: called unless the tensors are known; its result may come back on the CPU.
         """
-        return self._cache.get(reading_key(kind="derived", parts=dict(key_parts)), compute)
+        return self._kept(reading_key(kind="derived", parts=dict(key_parts)), compute)
+
+    def _kept(self, key: str, compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Return a reading that is computed once and whose cost each arm counts once."""
+        models = (self.pair.source, self.pair.target)
+        return without_cost(key, self._cache.get(key, lambda: with_cost(models, compute)))
+
+    def _noted(self, split: str, origin: Origin, *, logits: bool = False) -> RowCosts:
+        """Return what counts the rows of a split that an arm reads."""
+        cost = ForwardCost.of(self._model(origin).anatomy)
+        return RowCosts(str(origin), self._rows(split, origin), cost, logits)
 
     def _model(self, origin: Origin) -> LoadedModel:
         return self.pair.source if origin is Origin.SOURCE else self.pair.target
@@ -284,14 +313,15 @@ class Probe:
             dtype=[str(model.model.dtype), settings.state_dtype],
             logits=together,
         )
-        shards = self._cache.shards(
-            key, lambda: forward_pass(model, encoded, settings, logits=together)
-        )
+        with uncounted():  # rows count when they are read
+            shards = self._cache.shards(
+                key, lambda: forward_pass(model, encoded, settings, logits=together)
+            )
         return Stored(shards)
 
     def _attributed(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)
-        return self._cache.get(
+        return self._kept(
             self._source_key("attribution", encoded),
             lambda: attribution_pass(self.pair.source, encoded),
         )

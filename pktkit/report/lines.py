@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from pktkit.outcomes import CellKey, CellResult, ItemScore
+from pktkit.outcomes import CellKey, CellResult, ItemScore, Spent
 from pktkit.report.jsonfile import plain
 from pktkit.values import Injection
 
@@ -37,6 +37,7 @@ def read_cell(line: bytes) -> CellResult:
         peak_bytes=record["peak_bytes"],
         error=record["error"],
         notes=record.get("notes", ()),
+        spent=None if record.get("spent") is None else Spent(**record["spent"]),
     )
 
 
