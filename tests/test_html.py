@@ -320,7 +320,7 @@ def test_a_comparison_shows_analyses_and_sections(tmp_path, monkeypatch):
     ]
     run_comparison(plan, registry, run, jobs=0, analyses=analyses)
     found = parsed((run.path / "report.html").read_text())
-    assert len(found.of("h2")) == 4
+    assert len(found.of("h2")) == 6, "verdict, task, two analyses, the plugin's, the run"
     assert len(found.of("img")) == 1
     text = "".join(found.text)
     assert "Attribution of the source's layers · words" in text
