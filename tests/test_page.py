@@ -18,7 +18,7 @@ from pktkit.report.html import render_html
 from pktkit.report.page import Block, document, layers, losses
 from pktkit.report.page.forest import Frame, Span, plot
 from pktkit.report.page.layers import Drawn
-from pktkit.report.page.plan import plan_blocks
+from pktkit.report.page.plan import plan_blocks, plan_line
 from pktkit.values import LayerLink, LayerMap
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -221,6 +221,15 @@ def test_blocks_of_one_name_can_be_told_apart():
     found = strictly(document("t", blocks))
     names = [section.get("id") for section in found.iter(f"{XHTML}section")]
     assert names == ["same-title", "same-title-2", "same-title-3", "same-title-4", "section"]
+
+
+def test_the_top_names_the_models_without_their_folders():
+    pair = {"source": "/home/somebody/models/large", "target": "org/small@1a2b", "dtype": "bf16"}
+    plan = {"pair": pair, "split": "dev", "packages": {"pktkit": "1.0"}}
+    assert plan_line(plan) == (
+        '<p class="facts">source models/large · target org/small@1a2b · bf16 · scored on dev · '
+        "pktkit 1.0</p>"
+    )
 
 
 def test_the_plan_is_a_line_per_setting():

@@ -13,7 +13,7 @@ from pktkit.report.records import Comparison, Contrast, Role
 from pktkit.report.verdict import name_of
 
 ROW = 22.0
-MARGIN = 10.0
+MARGIN = 14.0
 HOLLOW = "Filled: the interval excludes 0. Hollow: it holds 0."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pktkit.report.page.document import Block, facts
@@ -14,7 +15,7 @@ def plan_line(plan: Mapping[str, Any]) -> str:
     pair = plan.get("pair")
     known = []
     if isinstance(pair, Mapping):
-        known += [f"source {pair.get('source')}", f"target {pair.get('target')}"]
+        known += [f"{side} {_name(pair.get(side))}" for side in ("source", "target")]
         known += [str(pair[key]) for key in ("dtype", "device") if pair.get(key)]
     if plan.get("split"):
         known.append(f"scored on {plan['split']}")
@@ -22,6 +23,12 @@ def plan_line(plan: Mapping[str, Any]) -> str:
     if isinstance(packages, Mapping) and "pktkit" in packages:
         known.append(f"pktkit {packages['pktkit']}")
     return facts(known)
+
+
+def _name(location: Any) -> str:
+    """Return a model's place without the folders around it; the whole of it is in the plan."""
+    path = Path(str(location))
+    return str(Path(*path.parts[-2:])) if path.is_absolute() else str(location)
 
 
 def plan_blocks(plan: Mapping[str, Any]) -> list[Block]:
