@@ -61,11 +61,11 @@ class Frame:
 
     low: float
     high: float
-    width: float = 340.0
+    width: float = 300.0
     names: float = 104.0
 
     @classmethod
-    def around(cls, spans: Sequence[Span], *, width: float = 340.0, names: float = 104.0) -> Frame:
+    def around(cls, spans: Sequence[Span], *, width: float = 300.0, names: float = 104.0) -> Frame:
         """Return the frame in which all spans have room."""
         low = min((0.0, *(span.low for span in spans)))
         high = max((0.0, *(span.high for span in spans)))
@@ -83,7 +83,7 @@ def plot(spans: Sequence[Span], title: str, frame: Frame) -> str:
     """Draw spans below each other; what an interval says is told by shape as well as by colour."""
     height = ROW * len(spans) + 24
     parts = []
-    for tick in canvas.ticks(frame.low, frame.high, 4):
+    for tick in canvas.ticks(frame.low, frame.high):
         x = frame.place(tick)
         parts.append(canvas.line(x, 4, x, height - 20, "zero" if tick == 0 else "axis"))
         parts.append(canvas.text(x, height - 6, canvas.signed(tick), "soft", "middle"))

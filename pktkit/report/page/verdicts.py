@@ -13,7 +13,7 @@ from pktkit.report.verdict import name_of, verdict_sentences
 _WORDS = {Claim.BEATS: "beats", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 _KINDS = {Claim.BEATS: "better", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 READING = (
-    "Rows against columns, difference in points. beats, worse: shown, p after Holm below {alpha:g} "
+    "Tables of the verdict: rows against columns, difference in points. beats, worse: shown, p after Holm below {alpha:g} "
     "and the interval excludes 0. open: not separable with this sample."
 )
 
@@ -25,6 +25,8 @@ def verdict_block(comparisons: Sequence[Comparison]) -> Block:
         if len(comparisons) > 1:
             parts.append(heading(comparison.name))
         parts += [_glance(comparison), _sentences(comparison)]
+    alphas = {comparison.alpha for comparison in comparisons if comparison.contrasts}
+    parts += [note(READING.format(alpha=alpha)) for alpha in alphas]
     return Block("Verdict", "\n".join(part for part in parts if part))
 
 
@@ -51,13 +53,12 @@ def _glance(comparison: Comparison) -> str:
         for strategy in strategies
     ]
     names = [name_of(comparison, reference, short=True) for reference in references]
-    drawn = table(
+    return table(
         ["strategy", *names],
         rows,
         words=len(references),
         label=f"claims on {comparison.name}",
     )
-    return f"{drawn}\n{note(READING.format(alpha=comparison.alpha))}"
 
 
 def _claim(contrast: Contrast | None) -> Cell:
