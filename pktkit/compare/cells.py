@@ -20,6 +20,7 @@ from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
+from pktkit.states import WrittenSource
 from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
@@ -85,6 +86,8 @@ class CellRunner:
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
         model = self.pair.source if strategy.role == "source" else self.pair.target
+        if isinstance(model, WrittenSource):
+            return CellResult(key, scores=model.scores(self._task(key.task), self.plan.split))
         journal = Journal(model)
         stages = Stages(key, self.registry, journal)
         try:
@@ -170,7 +173,7 @@ class CellRunner:
                 self.pair,
                 self._task(name),
                 settings=self.plan.settings,
-                cache=ReadingCache(self._cache),
+                cache=ReadingCache(self._cache, self.plan.settings.cache_bytes),
             )
         return self._probes[name]
 

@@ -25,7 +25,8 @@ class PairSpec:
     """Which models, where and how precise.
 
     Arguments:
-        source, target: directory or hub id.
+        source: directory or hub id, or a directory of `pktkit states write`.
+        target: directory or hub id.
         dtype: see `pktkit.pair.load_model`.
         device: torch device of both.
     """
@@ -41,8 +42,12 @@ class PairSpec:
         Raises:
             PktkitError: a model cannot be loaded, or the two do not go together.
         """
-        from pktkit.pair import load_pair
+        from pktkit.pair import ModelPair, load_model, load_pair
+        from pktkit.states import holds_states, open_source
 
+        if holds_states(self.source):
+            source = open_source(self.source, device=self.device)
+            return ModelPair(source, load_model(self.target, dtype=self.dtype, device=self.device))
         return load_pair(self.source, self.target, dtype=self.dtype, device=self.device)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pktkit import logs
 from pktkit.errors import PktkitError, StrategyError
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def _in_processes(
     messages = context.Queue()
     threads = max(1, available_cores() // jobs)
     pool = ProcessPoolExecutor(
-        jobs, context, initializer=_start, initargs=(plan, cache, threads, messages)
+        jobs,
+        context,
+        initializer=_start,
+        initargs=(plan, cache, threads, messages, logs.verbosity()),
     )
     try:
         with _relay(messages, progress):
@@ -123,13 +127,14 @@ def _relay(messages: Any, progress: Callable[..., None]) -> Iterator[None]:
         thread.join()
 
 
-def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
+def _start(plan: Plan, cache: Path, threads: int, messages: Any, verbosity: int) -> None:
     """Prepare a worker; a failure is kept and raised by its first cell, with its own type."""
     global _runner, _failure, _progress
     import torch
 
     from pktkit.compare.cells import CellRunner
 
+    logs.configure(verbosity)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     torch.set_num_threads(threads)
     _progress = _throttled(messages)
