@@ -136,7 +136,7 @@ class ReadingCache:
     def _require_room(self, readings: CacheDirectory, tensors: Tensors) -> None:
         if self.limit is None:
             return
-        size = tensor_bytes(tensors)
+        size = tensor_bytes(tensors) + _OVERHEAD
         if not readings.make_room(size, self.limit):
             raise _NoRoomError(f"{size:,} more bytes exceed the limit of {self.limit:,}")
 
@@ -150,6 +150,9 @@ class ReadingCache:
         _given_up.add(self.directory)
         self.directory = None
 
+
+_OVERHEAD = 1 << 13
+"""Bytes of a shard beyond its tensors: its header, and its share of the manifest."""
 
 _given_up: set[Path | None] = set()
 """Directories this process has warned about: one line tells it all."""

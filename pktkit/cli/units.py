@@ -46,13 +46,11 @@ AGE = _Quantity("age", _TIMES, "7d")
 
 def shown_size(size: float) -> str:
     """Write bytes with at most one decimal and a decimal unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 999.5:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.1f}".removesuffix(".0") + unit if size < 99.95 else f"{size:.0f}{unit}"
+    units = ["B", "KB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    number = f"{size:.1f}".removesuffix(".0") if size < 99.95 else f"{size:.0f}"
+    return number + units[0]
 
 
 def shown_age(seconds: float) -> str:

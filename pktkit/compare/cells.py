@@ -20,7 +20,7 @@ from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
-from pktkit.states import WrittenSource
+from pktkit.states.source import WrittenSource
 from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 

@@ -43,7 +43,8 @@ class PairSpec:
             PktkitError: a model cannot be loaded, or the two do not go together.
         """
         from pktkit.pair import ModelPair, load_model, load_pair
-        from pktkit.states import holds_states, open_source
+        from pktkit.states import holds_states
+        from pktkit.states.source import open_source
 
         if holds_states(self.source):
             source = open_source(self.source, device=self.device)

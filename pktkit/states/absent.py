@@ -54,7 +54,7 @@ class AbsentParameter(nn.Parameter):
         absent.reason = reason
         return absent
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
         """Say what it is, without values."""
         return f"AbsentParameter(shape={tuple(self.shape)}, dtype={self.dtype})"
 
