@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.converters import as_tuple
+from pktkit.points import place
 
 if TYPE_CHECKING:
     from pktkit.tracing import TraceEvent
@@ -31,11 +32,22 @@ class ItemScore:
 
 @attrs.frozen
 class CellKey:
-    """One independent unit of a comparison."""
+    """One independent unit of a comparison.
+
+    Arguments:
+        strategy, task, seed: which transfer is scored where.
+        point: rows or steps of its own, see `pktkit.points`; empty for the task's own budget.
+    """
 
     strategy: str
     task: str
     seed: int
+    point: str = ""
+
+    @property
+    def place(self) -> str:
+        """The task, at its point: cells with the same place are compared with each other."""
+        return place(self.task, self.point)
 
 
 @attrs.frozen
@@ -43,7 +55,7 @@ class CellResult:
     """What one cell produced; a failed cell has a reason and no scores.
 
     Arguments:
-        key: strategy, task, seed.
+        key: strategy, task, seed, point.
         scores: one per test item.
         injection: what the injector reported; None for untouched models.
         layer_map: printable layer map.

@@ -97,14 +97,16 @@ def _apply_one(override: Override, strategies: list[Strategy], registry: Registr
     if override.strategy is not None and override.strategy not in names:
         raise unknown_name("strategy", override.strategy, names)
     known: list[str] = []
+    named = False
     for index, strategy in enumerate(strategies):
         if override.names(strategy):
+            named = True
             _, cls = _options_class(strategy, override.stage, registry)
             known += [field.name for field in describe_options(cls) if field.name not in known]
             if override.option in {field.name for field in describe_options(cls)}:
                 strategies[index] = override.applied(strategy)
     if override.option not in known:
-        raise UsageError(_fits_nothing(override, known))
+        raise UsageError(_fits_nothing(override, known, has_stage=named))
 
 
 def _options(strategy: Strategy, stage: str) -> Mapping[str, Any]:
@@ -126,10 +128,12 @@ def _options_class(strategy: Strategy, stage: str, registry: Registry) -> tuple[
     return f"strategy '{strategy.name}': {stage} '{choice.name}'", cls
 
 
-def _fits_nothing(override: Override, known: Sequence[str]) -> str:
+def _fits_nothing(override: Override, known: Sequence[str], *, has_stage: bool) -> str:
     """Word the complaint about an override that no selected strategy takes."""
-    if not known:
+    if not has_stage:
         return f"--set '{override.text}': no selected strategy has the stage '{override.stage}'."
+    if not known:
+        return f"--set '{override.text}': no {override.stage} of the strategies has options."
     return (
         f"--set '{override.text}': no selected strategy has the option "
         f"'{override.stage}.{override.option}'.{did_you_mean(override.option, known)} "

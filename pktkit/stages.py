@@ -83,7 +83,7 @@ class Stages:
     def _guarded(self, stage: str, registered: Registered) -> Iterator[Result]:
         """Time and trace a stage, and say where it was when something goes wrong."""
         trace = self.registry.plugins.trace
-        trace.cell = f"{self.key.strategy} on {self.key.task}, seed {self.key.seed}"
+        trace.cell = f"{self.key.strategy} on {self.key.place}, seed {self.key.seed}"
         start = time.perf_counter()
         try:
             with stdout_to_stderr(), trace.event(stage, registered.label) as traced:

@@ -121,13 +121,17 @@ def run_transfer(
     registry: Registry,
     *,
     task: str,
+    point: str = "",
 ) -> Transferred:
     """Match, align and inject; the journal holds what was changed.
+
+    Arguments:
+        task, point: what observers are told is run; the budget is that of `data`.
 
     Raises:
         PktkitError: what a stage raised, with strategy, stage and component named.
     """
-    stages = Stages(CellKey(strategy.name, task, data.seed), registry, journal)
+    stages = Stages(CellKey(strategy.name, task, data.seed, point), registry, journal)
     layer_map = alignment = injection = None
     if strategy.matcher is not None:
         layer_map = stages.run(

@@ -14,8 +14,8 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit import plotting
 from pktkit.analysis import AnalysisContext, AnalysisResult, Table, run_analyses, run_analysis
+from pktkit.chosen_analyses import apply_overrides, choose_analyses
 from pktkit.cli import main
-from pktkit.cli.analyze import apply_overrides, choose_analyses
 from pktkit.components import Choice, Component, Kind
 from pktkit.errors import StrategyError, UsageError
 from pktkit.hookspecs import hookimpl

@@ -293,14 +293,23 @@ class Plain:
     Options = PlainOptions
 
 
+class Bare:
+    Options = attrs.make_class("BareOptions", [], frozen=True)
+
+
 @pytest.fixture
 def registry():
     @hookimpl
     def pktkit_latent_aligners():
         return [Component("a", f"{__name__}:WithRank"), Component("b", f"{__name__}:Plain")]
 
+    @hookimpl
+    def pktkit_layer_matchers():
+        return [Component("bare", f"{__name__}:Bare")]
+
     module = types.ModuleType("mine")
     module.pktkit_latent_aligners = pktkit_latent_aligners
+    module.pktkit_layer_matchers = pktkit_layer_matchers
     found = Registry(load_plugins(PluginSelection(only=()), extra={"mine": module}))
     assert found.names(Kind.ALIGNER) == ("a", "b")
     return found
@@ -339,3 +348,9 @@ def test_an_override_that_fits_nothing_is_an_error(registry, override, expected)
     with pytest.raises(UsageError) as caught:
         apply_all(STRATEGIES, [override], registry)
     assert expected in str(caught.value)
+
+
+def test_an_override_of_a_stage_without_options_says_so(registry):
+    strategies = [*STRATEGIES, Strategy("bare", matcher=Choice("bare"))]
+    with pytest.raises(UsageError, match="no matcher of the strategies has options"):
+        apply_all(strategies, ["matcher.rank=8"], registry)

@@ -326,7 +326,7 @@ def test_run_directory_round_trip(tmp_path, summary) -> None:
     lines = (run.path / "items.jsonl").read_text().splitlines()
     assert len(lines) == 60 * (2 + 3 * 3)
     assert json.loads(lines[0]) == {
-        "strategy": "target", "seed": 0, "task": "arith", "item": "i0", "score": 1.0,
+        "strategy": "target", "seed": 0, "task": "arith", "point": "", "item": "i0", "score": 1.0,
         "prediction": "p0",
     }  # fmt: skip
     assert "## Extra" in (run.path / "report.md").read_text()

@@ -104,7 +104,7 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     Every arm gets the same rows, seeds and steps. The untouched target and the source are
     always shown. Without models, the embedded pair is used.
     """
-    from pktkit.cli.analyze import choose_analyses
+    from pktkit.chosen_analyses import choose_analyses
     from pktkit.compare.preview import announce
     from pktkit.report import render, wants_colour
     from pktkit.report.rundir import RunDirectory

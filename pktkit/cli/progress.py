@@ -81,7 +81,7 @@ class CellDisplay:
 
 
 def _label(key: CellKey) -> str:
-    return f"{key.task} {key.strategy} seed {key.seed}"
+    return f"{key.place} {key.strategy} seed {key.seed}"
 
 
 def _live_display(cells: int):  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from pktkit.components import Kind
 from pktkit.errors import JournalError, PktkitError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey, CellResult
+from pktkit.points import budget_at
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.states.source import WrittenSource
@@ -137,14 +138,16 @@ class CellRunner:
         progress: CellProgress | None,
     ) -> Transferred:
         probe = self._probe(key.task)
-        budget = budget_for(self._task(key.task), strategy)
+        budget = budget_at(budget_for(self._task(key.task), strategy), key.point)
 
         def report(step: int, steps: int, loss: float) -> None:
             if progress is not None:
                 progress(key, step, steps, loss)
 
         data = transfer_data(probe, budget, key.seed, report)
-        return run_transfer(strategy, self.pair, probe, data, journal, self.registry, task=key.task)
+        return run_transfer(
+            strategy, self.pair, probe, data, journal, self.registry, task=key.task, point=key.point
+        )
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
         task, split = self._task(stages.key.task), self.plan.split

@@ -12,6 +12,7 @@ from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
+from pktkit.points import OWN
 from pktkit.settings import ProbeSettings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Plan:
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
         trace: whether cells carry what plugins did.
+        points: of a learning curve, see `pktkit.points`; one comparison each.
     """
 
     pair: PairSpec
@@ -77,24 +79,26 @@ class Plan:
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
     trace: bool = False
+    points: tuple[str, ...] = (OWN,)
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once, not per seed."""
+        """Return every unit of work; untouched models are scored once per task."""
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
                 if strategy.injector is None:
                     keys.append(CellKey(strategy.name, task, self.seeds[0]))
-            for seed in self.seeds:
-                keys += [
-                    CellKey(strategy.name, task, seed)
-                    for strategy in self.strategies
-                    if strategy.injector is not None
-                ]
+            keys += [
+                CellKey(strategy.name, task, seed, point)
+                for point in self.points
+                for seed in self.seeds
+                for strategy in self.strategies
+                if strategy.injector is not None
+            ]
         return keys
 
 

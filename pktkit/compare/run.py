@@ -128,6 +128,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
         "tasks": list(plan.tasks),
         "split": plan.split,
         "seeds": list(plan.seeds),
+        "points": list(plan.points),
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),

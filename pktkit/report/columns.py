@@ -49,7 +49,7 @@ def title(comparison: Comparison) -> str:
     """Return one line that names the task, its size and the number of seeds."""
     seeds = max((row.n_seeds for row in comparison.rows), default=0)
     plural = "" if seeds == 1 else "s"
-    return f"{comparison.task} · {comparison.items} items · {seeds} seed{plural}"
+    return f"{comparison.name} · {comparison.items} items · {seeds} seed{plural}"
 
 
 def _figures(row: Row) -> tuple[str, ...]:

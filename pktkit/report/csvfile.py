@@ -9,6 +9,7 @@ from pktkit.report.records import Comparison, Row, Summary
 
 COLUMNS = (
     "task",
+    "point",
     "strategy",
     "role",
     "seeds",
@@ -44,6 +45,7 @@ def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
     contrast = row.against_target
     return (
         comparison.task,
+        comparison.point,
         row.strategy,
         str(row.role),
         row.n_seeds,

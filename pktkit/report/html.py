@@ -23,7 +23,7 @@ def render_html(
     parts = [_facts(summary.plan)]
     parts += [_task(comparison, losses or {}) for comparison in summary.comparisons]
     parts += [section_html(section) for section in sections]
-    names = ", ".join(comparison.task for comparison in summary.comparisons)
+    names = ", ".join(comparison.name for comparison in summary.comparisons)
     return page(f"Comparison on {names}" if names else "Comparison", parts)
 
 
@@ -150,7 +150,7 @@ def _curves(comparison: Comparison, losses: Losses) -> str:
 
 
 def _losses_of(row: Row, comparison: Comparison, losses: Losses) -> Mapping[str, Sequence[float]]:
-    return losses.get((comparison.task, row.strategy), {})
+    return losses.get((comparison.name, row.strategy), {})
 
 
 def _figure(picture: str, caption: str) -> str:

@@ -16,15 +16,16 @@ SCHEMA_VERSION = 1
 def results(summary: Summary) -> dict[str, Any]:
     """Return everything in a summary as JSON-serialisable data.
 
-    Keys: `schema_version`; `plan`, as given; `scores` by task, deterministic: rows, contrasts,
-    verdict; `timing` by task and strategy: wall seconds by stage (mean over seeds) and peak bytes.
+    Keys: `schema_version`; `plan`, as given; `scores` by task (`task at point` on a curve),
+    deterministic: rows, contrasts, verdict; `timing` by task and strategy: wall seconds by stage
+    (mean over seeds) and peak bytes.
     Scores are in percent, differences in points, absent values are null.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": plain(summary.plan),
-        "scores": {c.task: _scores(c) for c in summary.comparisons},
-        "timing": {c.task: _timing(c) for c in summary.comparisons},
+        "scores": {c.name: _scores(c) for c in summary.comparisons},
+        "timing": {c.name: _timing(c) for c in summary.comparisons},
     }
 
 
@@ -57,6 +58,8 @@ def plain(value: Any) -> Any:
 
 def _scores(comparison: Comparison) -> dict[str, Any]:
     return {
+        "task": comparison.task,
+        "point": comparison.point,
         "items": comparison.items,
         "alpha": comparison.alpha,
         "rows": [_row(row) for row in comparison.rows],

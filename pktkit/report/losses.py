@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pktkit.outcomes import CellResult
 
 Losses = Mapping[tuple[str, str], Mapping[str, Sequence[float]]]
-"""By task and strategy: loss terms over the run's tenths, mean over seeds."""
+"""By task (at its point) and strategy: loss terms over the run's tenths, mean over seeds."""
 
 
 def mean_losses(cells: Iterable[CellResult]) -> Losses:
@@ -18,7 +18,7 @@ def mean_losses(cells: Iterable[CellResult]) -> Losses:
     found: dict[tuple[str, str], dict[str, list[Sequence[float]]]] = {}
     for cell in cells:
         if cell.injection is not None:
-            terms = found.setdefault((cell.key.task, cell.key.strategy), {})
+            terms = found.setdefault((cell.key.place, cell.key.strategy), {})
             for term, values in cell.injection.losses.items():
                 terms.setdefault(term, []).append([_number(value) for value in values])
     return {

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from pktkit.points import place
 from pktkit.statistics import Interval
 
 
@@ -150,7 +151,7 @@ class Row:
 
 @attrs.frozen
 class Comparison:
-    """All rows and contrasts of one task.
+    """All rows and contrasts of one task, at one point of a curve.
 
     Arguments:
         task: its name.
@@ -160,6 +161,7 @@ class Comparison:
         alpha: error rate of claims; intervals are at level `1 - alpha`.
         meaning: by placebo, what the method has and the placebo has not, as in "profits from …".
         placebo_of: by placebo, the methods it is a placebo of; of all, where not given.
+        point: rows or steps of the curve's point; empty for the task's own budget.
     """
 
     task: str
@@ -169,6 +171,12 @@ class Comparison:
     alpha: float = 0.05
     meaning: Mapping[str, str] = attrs.field(factory=dict)
     placebo_of: Mapping[str, Collection[str]] = attrs.field(factory=dict)
+    point: str = ""
+
+    @property
+    def name(self) -> str:
+        """The task, at its point."""
+        return place(self.task, self.point)
 
     @property
     def level(self) -> float:
@@ -197,10 +205,10 @@ class Comparison:
 
 @attrs.frozen
 class Summary:
-    """Everything a report shows: one comparison per task, and what was planned.
+    """Everything a report shows: one comparison per task and point, and what was planned.
 
     Arguments:
-        comparisons: one per task, in the order of the cells.
+        comparisons: one per task and point of a curve, in the order of the cells.
         plan: JSON-serialisable facts about the run (pair, budget, seeds, versions), no times.
     """
 

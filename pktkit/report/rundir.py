@@ -162,6 +162,7 @@ def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
                 "strategy": cell.key.strategy,
                 "seed": cell.key.seed,
                 "task": cell.key.task,
+                "point": cell.key.point,
                 "item": score.item,
                 "score": plain(score.score),
                 "prediction": score.prediction,

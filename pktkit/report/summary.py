@@ -11,7 +11,8 @@ import numpy as np
 
 from pktkit import statistics
 from pktkit.errors import UsageError
-from pktkit.outcomes import CellResult
+from pktkit.outcomes import CellKey, CellResult
+from pktkit.points import OWN
 from pktkit.report.records import Comparison, Contrast, Failure, Role, Row, Summary, Timing
 from pktkit.statistics import FloatArray, Interval, PairedEvidence
 
@@ -29,7 +30,7 @@ def summarise(
     alpha: float = 0.05,
     n_boot: int = statistics.DEFAULT_DRAWS,
 ) -> Summary:
-    """Return rows, contrasts and what may be claimed of them, for every task of the cells.
+    """Return rows, contrasts and what may be claimed of them, for every task and point.
 
     P-values are corrected with Holm over the methods, for each task and each reference (the
     untouched target, the source, every baseline and placebo) on its own: "which strategies beat
@@ -60,12 +61,15 @@ def summarise(
             raise UsageError(f"strategy '{key.strategy}' has results but no role in the report.")
     ordered = sorted(known, key=lambda name: _ROLE_ORDER.index(known[name]))
     comparisons = []
-    for task in dict.fromkeys(key.task for key in latest):
-        of_task = [cell for cell in latest.values() if cell.key.task == task]
-        gathered = _gather(of_task, {name: known[name] for name in ordered})
-        comparisons.append(
-            _compare(task, gathered, _Test(alpha, n_boot), meaning or {}, placebo_of or {})
-        )
+    for task, point in _places(latest, known):
+        here = [
+            cell
+            for key, cell in latest.items()
+            if key.task == task and (key.point == point or known[key.strategy].seedless)
+        ]
+        gathered = _gather(here, {name: known[name] for name in ordered})
+        found = _compare(task, gathered, _Test(alpha, n_boot), meaning or {}, placebo_of or {})
+        comparisons.append(attrs.evolve(found, point=point))
     return Summary(comparisons=tuple(comparisons), plan=plan or {})
 
 
@@ -98,6 +102,19 @@ class _Gathered:
         """Return scores `[seeds, items]`; one row where the seed does not matter."""
         chosen = sorted(self.scores)[:1] if self.role.seedless else seeds
         return np.stack([self.scores[seed] for seed in chosen])
+
+
+def _places(keys: Collection[CellKey], roles: Mapping[str, Role]) -> list[tuple[str, str]]:
+    """Return each task with each point at which something was transferred, in order.
+
+    Untouched models have no point of their own: they stand beside all of their task.
+    """
+    places = []
+    for task in dict.fromkeys(key.task for key in keys):
+        own = [key for key in keys if key.task == task]
+        points = dict.fromkeys(key.point for key in own if not roles[key.strategy].seedless)
+        places += [(task, point) for point in points or (OWN,)]
+    return places
 
 
 def _checked_roles(roles: Mapping[str, str]) -> dict[str, Role]:
