@@ -50,7 +50,7 @@ def asked(pair, task=None, settings=None, **origin):
     probe = Probe(pair, task or word_task(), settings=settings, cache=spy)
     probe.states("train", [0], **origin)
     if not origin:
-        probe.attribution("train"), probe.sensitivities("train"), probe.answered  # noqa: B018
+        probe.attribution("train"), probe.sensitivities("train"), probe.answered
     return {address.what["reading"]: address for address in spy.asked}
 
 
@@ -189,7 +189,7 @@ def test_what_plugins_derive_is_addressed_by_their_code_too(tmp_path):
         del sys.modules[path.stem]
     assert found[0] == found[1] and found[4] == found[5]
     assert len(set(found)) == 3
-    unknown = eval("lambda: {}", {"__name__": "nowhere"})  # noqa: S307
+    unknown = eval("lambda: {}", {"__name__": "nowhere"})
     assert code_of(unknown) != code_of(unknown), "code without a text is never taken for known"
 
 
@@ -469,7 +469,7 @@ def test_info_tells_what_is_kept(filled):
     found = invoke("cache", "info", "--cache", filled)
     assert found.exit_code == 0, found.output
     lines = found.output.splitlines()
-    assert lines[0].split() == "reading of task split rows size used key".split()
+    assert lines[0].split() == ["reading", "of", "task", "split", "rows", "size", "used", "key"]
     assert sum("states" in line and "big" in line and "arith" in line for line in lines) == 2
     assert (
         "10d ago" in found.output and "unusable: its manifest.json cannot be read" in found.output

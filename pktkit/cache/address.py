@@ -18,17 +18,8 @@ import attrs
 LIBRARIES = ("torch", "transformers", "tokenizers")
 """Packages whose versions decide a reading's bits."""
 
-_READING_CODE = (
-    "cache/address.py",
-    "encoding.py",
-    "families",
-    "generation.py",
-    "pair.py",
-    "probe",
-    "recording.py",
-    "vocabulary.py",
-)
-"""Where the code lies that takes readings, within this package."""
+_OTHER_CODE = ("cli", "compare", "report", "testing", "zoo")
+"""Rooms of this package that have no part in taking a reading."""
 
 
 def _plain(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,13 +61,14 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def reading_code() -> str:
-    """Return a hash over the source files that take readings.
+    """Return a hash over this package's source files that may have a part in a reading.
 
     A version number would have to be raised by hand whenever a reading changes its meaning; this
     one cannot be forgotten.
     """
     root = Path(__file__).parent.parent
-    return _digest_files(_python_files(root / name for name in _READING_CODE), root)
+    rooms = [path for path in sorted(root.iterdir()) if path.name not in _OTHER_CODE]
+    return _digest_files(_python_files(rooms), root)
 
 
 def code_of(compute: Callable[..., Any]) -> str:
@@ -102,7 +94,7 @@ def code_of(compute: Callable[..., Any]) -> str:
 def _python_files(roots: Iterable[Path]) -> tuple[Path, ...]:
     found: list[Path] = []
     for root in roots:
-        found += sorted(root.rglob("*.py")) if root.is_dir() else [root] * root.is_file()
+        found += sorted(root.rglob("*.py")) if root.is_dir() else [root] * (root.suffix == ".py")
     return tuple(found)
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from pktkit.errors import UsageError
 
 _READABLE = {
-    "device",
     "dtype",
     "grad",
     "is_cpu",
@@ -45,16 +44,23 @@ class AbsentParameter(nn.Parameter):
     """A parameter whose values are elsewhere; whatever needs them raises `UsageError`."""
 
     reason: str
+    place: torch.device
 
-    def __new__(cls, like: torch.Tensor, reason: str) -> AbsentParameter:
-        """Take shape and dtype of a tensor."""
+    def __new__(cls, like: torch.Tensor, reason: str, place: torch.device) -> AbsentParameter:
+        """Take shape and dtype of a tensor, and say that it is at `place`.
+
+        Arguments:
+            like: has the shape and dtype.
+            reason: said when a value is needed.
+            place: where inputs for it belong.
+        """
         absent: AbsentParameter = torch.Tensor._make_subclass(
             cls, torch.empty_like(like, device="meta"), False
         )
-        absent.reason = reason
+        absent.reason, absent.place = reason, place
         return absent
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, **ignored: Any) -> str:  # type: ignore[override]
         """Say what it is, without values."""
         return f"AbsentParameter(shape={tuple(self.shape)}, dtype={self.dtype})"
 
@@ -67,6 +73,8 @@ class AbsentParameter(nn.Parameter):
         """
         name = getattr(func, "__name__", "")
         attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name == "__get__" and attribute == "device":
+            return args[0].place
         harmless = attribute in _READABLE if name in ("__get__", "__set__") else name in _CALLABLE
         if harmless:
             with torch._C.DisableTorchFunctionSubclass():

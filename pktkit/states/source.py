@@ -237,7 +237,7 @@ def _fill(
         if name in kept:
             value = torch.nn.Parameter(kept[name].to(device), requires_grad=False)
         else:
-            value = AbsentParameter(parameter, reason(name))
+            value = AbsentParameter(parameter, reason(name), torch.device(device))
         replaced[id(parameter)] = value
     for module in model.modules():
         for name, parameter in module._parameters.items():
