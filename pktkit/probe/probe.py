@@ -171,12 +171,9 @@ class Probe:
             split="train",
             rows=len(items),
         )
-        found = self._take(
-            Origin.SOURCE,
-            address,
-            lambda: [packed(answers(self.pair.source, self.task, items))],
+        texts = unpacked(
+            self._kept(address, lambda: packed(answers(self.pair.source, self.task, items)))
         )
-        texts = unpacked(found[0])
         return Probe(
             self.pair,
             with_answers(self.task, "train", texts, limit),
@@ -211,8 +208,7 @@ class Probe:
             sensitivity_pass(source, encoded, totals)
             return totals
 
-        address = self._of_source("sensitivity", encoded)
-        return self._take(Origin.SOURCE, address, lambda: [compute()])[0]
+        return self._kept(self._of_source("sensitivity", encoded), compute)
 
     def cached(
         self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -322,11 +318,10 @@ class Probe:
 
     def _attributed(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)
-        return self._take(
-            Origin.SOURCE,
+        return self._kept(
             self._of_source("attribution", encoded),
-            lambda: [attribution_pass(self.pair.source, encoded)],
-        )[0]
+            lambda: attribution_pass(self.pair.source, encoded),
+        )
 
     def _of_source(self, reading: str, encoded: EncodedSplit) -> Address:
         return self._address(
@@ -386,6 +381,12 @@ class Probe:
         if origin not in self._tokenizers:
             self._tokenizers[origin] = tokenizer_content(model.tokenizer)
         return self._tokenizers[origin]
+
+    def _kept(
+        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return a reading of the source that is one shard."""
+        return self._take(Origin.SOURCE, address, lambda: [compute()])[0]
 
     def _take(
         self,
