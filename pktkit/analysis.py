@@ -14,6 +14,7 @@ from pktkit.converters import as_tuple
 from pktkit.errors import JournalError, PktkitError, StrategyError, UsageError
 from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.journal import Journal
+from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.outcomes import Figure, ReportSection
 from pktkit.recipe import load_recipe
 from pktkit.stages import seeded
@@ -220,6 +221,8 @@ def run_analysis(choice: Choice, context: AnalysisContext) -> AnalysisResult:
     except PktkitError as error:
         raise reworded(error, f"{where}: {error}") from error
     except FAULTS as error:
+        if is_out_of_memory(error):
+            raise does_not_fit(error, where) from error
         raise StrategyError(f"{where}: {describe(error)}") from error
     if not isinstance(result, AnalysisResult):
         raise StrategyError(

@@ -11,6 +11,12 @@ SCHEDULES = ("constant", "linear", "cosine")
 AUTOCAST = ("none", "bfloat16")
 LABELS = ("gold", "source")
 
+REFERENCE = "sft"
+"""The arm that others' budgets are held against, where it runs."""
+
+EQUAL = ("steps", "tokens", "flops")
+"""What arms can be made to spend alike."""
+
 
 @attrs.frozen
 class Budget:

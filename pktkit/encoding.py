@@ -30,6 +30,11 @@ def _tulu(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
     return f"<|user|>\n{prompt.strip()}\n<|assistant|>\n", answer.strip()
 
 
+def _auto(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
+    join = _chat if getattr(tokenizer, "chat_template", None) else _plain
+    return join(tokenizer, prompt, answer)
+
+
 def _chat(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
@@ -41,9 +46,15 @@ def _chat(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
     return prefix, answer.strip()
 
 
-TEMPLATES: Mapping[str, Template] = {"plain": _plain, "tulu": _tulu, "chat": _chat}
+TEMPLATES: Mapping[str, Template] = {
+    "plain": _plain,
+    "tulu": _tulu,
+    "chat": _chat,
+    "auto": _auto,
+}
 """`plain`: prompt, space, answer. `tulu`: the wrapping of the published evaluations
-(`<|user|>` … `<|assistant|>`). `chat`: the tokenizer's own chat template."""
+(`<|user|>` … `<|assistant|>`). `chat`: the tokenizer's own chat template. `auto`: that where the
+tokenizer has one, else `plain`."""
 
 
 def template(name: str) -> Template:
@@ -134,6 +145,30 @@ class Batch:
         return int(self.attention_mask.sum())
 
 
+def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the token ids of a text and the characters each stands for.
+
+    What the tokenizer adds in front, such as the beginning-of-sequence token, is there once: not
+    again where a chat template has already written it. What it adds behind is left out, so that
+    the text can go on.
+    """
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
+    start = repeated_beginning(tokenizer, ids, offsets)
+    ids, offsets = ids[start:], offsets[start:]
+    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+        ids, offsets = ids[:-1], offsets[:-1]
+    return ids, offsets
+
+
+def repeated_beginning(
+    tokenizer: Any, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> int:
+    """Return 1 if the tokenizer began a text that has its beginning token written in it, else 0."""
+    twice = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
+    return int(twice and offsets[0][0] == offsets[0][1] and offsets[1][0] < offsets[1][1])
+
+
 def encode_item(tokenizer: Any, item: Item, join: Template, max_length: int) -> EncodedItem | None:
     """Encode one item; None when its prompt alone fills `max_length`.
 
@@ -141,8 +176,7 @@ def encode_item(tokenizer: Any, item: Item, join: Template, max_length: int) -> 
     encoded alone may merge differently at the border. The end-of-sequence token is appended.
     """
     prefix, continuation = join(tokenizer, item.prompt, item.answer)
-    encoding = tokenizer(prefix + continuation, return_offsets_mapping=True)
-    ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+    ids, offsets = encode_text(tokenizer, prefix + continuation)
     border = len(prefix)
     supervised = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
     ends = tokenizer.eos_token_id is not None

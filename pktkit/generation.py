@@ -14,6 +14,7 @@ from pktkit.encoding import (
     EncodedSplit,
     collate,
     encode_item,
+    encode_text,
     padding_id,
     template,
 )
@@ -180,11 +181,7 @@ def end_ids(model: LoadedModel) -> frozenset[int]:
 def _encode_prefix(tokenizer: Any, prompt: str, join: str) -> list[int]:
     """Encode what precedes an answer, without special tokens that close a text."""
     prefix, _ = template(join)(tokenizer, prompt, "")
-    encoding = tokenizer(prefix, return_offsets_mapping=True)
-    ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
-    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
-        ids, offsets = ids[:-1], offsets[:-1]
-    return ids
+    return encode_text(tokenizer, prefix)[0]
 
 
 def _encode_choice(tokenizer: Any, prompt: str, choice: str, join: str, limit: int) -> EncodedItem:

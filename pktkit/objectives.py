@@ -36,14 +36,20 @@ def one_hot_cosine(view: StepView) -> dict[str, Tensor]:
 
 @attrs.define(eq=False)
 class SourceDivergence:
-    """Mean `KL(source ‖ target)` over the predicting positions, in nats, at temperature 1."""
+    """Mean `KL(source ‖ target)` over the predicting positions, in nats, at temperature 1.
+
+    Arguments:
+        reader: the source's logits.
+        tokens: how many tokens both models have; logits of rows that only pad are left out.
+    """
 
     reader: LogitReader
+    tokens: int
 
     def __call__(self, view: StepView) -> dict[str, Tensor]:
-        """Return the divergence; logits beyond the smaller vocabulary (padding) are left out."""
+        """Return the divergence."""
         source = self.reader.read(view.batch.rows).to(view.logits.device).float()
-        rows = min(source.shape[1], view.logits.shape[1])
+        rows = self.tokens
         wanted = functional.log_softmax(source[:, :rows], dim=1)
         given = functional.log_softmax(view.logits[:, :rows].float(), dim=1)
         divergence = functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
@@ -62,7 +68,10 @@ class SumOfTerms:
 
 
 def _source_divergence(probe: Probe) -> SourceDivergence:
-    return SourceDivergence(probe.logits("train"))
+    from pktkit.pair import vocab_size
+
+    tokens = min(vocab_size(probe.pair.source), vocab_size(probe.pair.target))
+    return SourceDivergence(probe.logits("train"), tokens)
 
 
 OUTPUT_TERMS: Mapping[str, Callable[[Probe], OutputTerm]] = {

@@ -51,6 +51,26 @@ class CellKey:
 
 
 @attrs.frozen
+class Spent:
+    """What a transfer used up, besides what its injection reports.
+
+    Arguments:
+        rows: training rows it could read.
+        source_flops, target_flops: floating-point operations of both models up to the end of the
+            injection, see `pktkit.flops`; the target's include adapters and maps.
+    """
+
+    rows: int = 0
+    source_flops: int = 0
+    target_flops: int = 0
+
+    @property
+    def flops(self) -> int:
+        """Operations of both models."""
+        return self.source_flops + self.target_flops
+
+
+@attrs.frozen
 class CellResult:
     """What one cell produced; a failed cell has a reason and no scores.
 
@@ -62,6 +82,8 @@ class CellResult:
         seconds: wall time of match, align, inject, evaluate.
         peak_bytes: peak memory of the process or device while the cell ran.
         error: why it failed; empty when it did not.
+        notes: sentences that a reader of its scores should know, such as how many rows were cut.
+        spent: rows and operations of the transfer; None for untouched models.
         trace: what plugins did, in order, where the plan asked for it; not kept on disk.
     """
 
@@ -72,6 +94,8 @@ class CellResult:
     seconds: Mapping[str, float] = attrs.field(factory=dict)
     peak_bytes: int = 0
     error: str = ""
+    notes: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    spent: Spent | None = None
     trace: tuple[TraceEvent, ...] = ()
 
     @property

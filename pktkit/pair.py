@@ -12,9 +12,10 @@ import attrs
 import torch
 from torch import nn
 
-from pktkit.checkpoints import check_directory, read_model, resolve, write_model
+from pktkit.checkpoints import Loading, load, write_model
 from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
+from pktkit.quantised import scales_of
 from pktkit.vocabulary import SharedVocabulary, shared_vocabulary
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class LoadedModel:
         model: in eval mode.
         tokenizer: its tokenizer.
         anatomy: where its parts are.
-        location: directory or hub id it came from.
+        location: what it was named by, see `pktkit.checkpoints.reference`.
+        revision: commit of the hub it came from; empty for a model on disk.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase = attrs.field(repr=False)
     anatomy: Anatomy
     location: str = ""
+    revision: str = ""
 
 
 @attrs.frozen
@@ -135,43 +138,56 @@ class ModelPair:
         )
 
 
-def load_model(reference: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
-    """Load a model from a local directory or a hub id, in eval mode.
+def load_model(
+    reference: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quant: str = "none",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model in eval mode.
 
-    Only safetensors are read and no code of the checkpoint is run.
+    Only safetensors and GGUF are read, and no code of the checkpoint is run unless asked for.
 
     Arguments:
-        reference: directory, or hub id such as `"organisation/model"`.
-        dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for the checkpoint's own.
-        device: torch device.
+        reference: directory, GGUF file, hub id, or base and adapter: see
+            `pktkit.checkpoints.reference`.
+        dtype, device, quant, trust_remote_code: see `pktkit.checkpoints.Loading`.
 
     Raises:
-        UsageError: no such model, not a model directory, or a half-written checkpoint.
+        UsageError: no such model, or a bad checkpoint.
         PairIncompatibleError: the architecture is not supported.
+        DoesNotFitError: it does not fit the device's memory.
     """
-    directory = resolve(reference)
-    check_directory(directory)
-    model, tokenizer = read_model(directory, dtype=dtype, device=device)
-    name = Path(reference).expanduser().absolute().name
+    read = load(reference, Loading(dtype, device, quant, trust_remote_code))
     return LoadedModel(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        anatomy=Anatomy.of(model),
+        name=read.files.name,
+        model=read.model,
+        tokenizer=read.tokenizer,
+        anatomy=Anatomy.of(read.model),
         location=reference,
+        revision=read.files.revision,
     )
 
 
 def load_pair(
     source: str, target: str, *, dtype: str = "float32", device: str = "cpu"
 ) -> ModelPair:
-    """Load source and target; the source is frozen.
+    """Load source and target alike; the source is frozen.
 
     Arguments and errors as in `load_model`, whose messages name the directory at fault.
     """
-    loaded = load_model(source, dtype=dtype, device=device)
-    loaded.model.requires_grad_(False)
-    return ModelPair(source=loaded, target=load_model(target, dtype=dtype, device=device))
+    return joined(
+        load_model(source, dtype=dtype, device=device),
+        load_model(target, dtype=dtype, device=device),
+    )
+
+
+def joined(source: LoadedModel, target: LoadedModel) -> ModelPair:
+    """Return the pair of two loaded models; the source is frozen."""
+    source.model.requires_grad_(False)
+    return ModelPair(source=source, target=target)
 
 
 def save_model(
@@ -244,6 +260,7 @@ def describe_model(handle: LoadedModel) -> dict[str, Any]:
     return {
         "name": handle.name,
         "location": handle.location,
+        "revision": handle.revision or None,
         "family": anatomy.family,
         "model_type": handle.model.config.model_type,
         "blocks": anatomy.n_blocks,
@@ -265,14 +282,16 @@ def weights_hash(model: nn.Module) -> str:
     """Return a SHA-256 over names, shapes, dtypes and bytes of all parameters.
 
     Equal weights give equal hashes on every device and after a round trip through disk; a tied
-    parameter counts once, under its first name. Tensors are read in chunks.
+    parameter counts once, under its first name. Tensors are read in chunks. The scales of packed
+    weights count with their bits.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
         digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
-        raw = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
-        for start in range(0, raw.numel(), _HASH_CHUNK):
-            digest.update(raw[start : start + _HASH_CHUNK].cpu().numpy().tobytes())
+        for part in (parameter, *scales_of(model, name)):
+            raw = part.detach().contiguous().reshape(-1).view(torch.uint8)
+            for start in range(0, raw.numel(), _HASH_CHUNK):
+                digest.update(raw[start : start + _HASH_CHUNK].cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -75,12 +75,15 @@ class Line:
         values: one per tick; NaN leaves a gap.
         style: index of colour and marker.
         faint: thin, dashed and without markers: a control.
+        low, high: ends of a band around the values, one per tick; empty for none.
     """
 
     label: str
     values: Sequence[float]
     style: int = 0
     faint: bool = False
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 @attrs.frozen(eq=False)
@@ -132,7 +135,13 @@ def heat_maps(
 
 
 def lines(
-    panels: Sequence[Panel], *, label: str, across: str, span: tuple[float, float] | None = None
+    panels: Sequence[Panel],
+    *,
+    label: str,
+    across: str,
+    span: tuple[float, float] | None = None,
+    zero: bool = True,
+    room: float = 0.0,
 ) -> bytes:
     """Draw panels of lines below each other, with one legend.
 
@@ -140,9 +149,11 @@ def lines(
         panels: from top to bottom.
         label: of the vertical axis; across: of the horizontal one.
         span: of the vertical axis; by default what the values need.
+        zero: whether there is a line at 0.
+        room: further inches of height, for a legend of many lines.
     """
     legend: dict[str, Any] = {}
-    with _figure(2.5 * len(panels) + 0.6) as figure:
+    with _figure(2.5 * len(panels) + 0.6 + room) as figure:
         grid = figure.subplots(len(panels), 1, squeeze=False, sharey=True)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
             for line in panel.lines:
@@ -154,7 +165,8 @@ def lines(
             axes.set_title(panel.title, loc="left")
             axes.set_ylabel(label)
             axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-            axes.axhline(0, color="#888888", linewidth=0.8)
+            if zero:
+                axes.axhline(0, color="#888888", linewidth=0.8)
             if span is not None:
                 axes.set_ylim(*span)
         grid[-1, 0].set_xlabel(across)
@@ -280,6 +292,9 @@ def _write(
 def _line(axes: Axes, line: Line) -> Any:
     places = range(len(line.values))
     colour = COLOURS[line.style % len(COLOURS)]
+    if line.low:
+        shade = 0.07 if line.faint else 0.18
+        axes.fill_between(places, line.low, line.high, color=colour, alpha=shade, linewidth=0)
     if line.faint:
         (drawn,) = axes.plot(places, line.values, color=colour, linestyle=":", linewidth=1.3)
         return drawn

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from pktkit.components import Choice, Kind
-from pktkit.errors import DoesNotFitError, PktkitError, StrategyError
+from pktkit.errors import PktkitError, StrategyError
 from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
+from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.outcomes import CellKey, StageRecord
 from pktkit.tracing import Result, place_of
 
@@ -96,20 +97,15 @@ class Stages:
 
     def _located(self, error: BaseException, stage: str, registered: Registered) -> PktkitError:
         """Return the error with its place in front; the original gets the place as a note."""
-        import torch
-
         component = f"{registered.component.name} from {registered.provenance}"
         note = place_of(error, strategy=self.key.strategy, component=component, stage=stage)
         error.add_note(note)
         block = note.partition(f", stage {stage}")[2]
         where = f"strategy '{self.key.strategy}', {stage} ({component}){block}"
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            return DoesNotFitError(
-                f"{where}: out of device memory. Lower --set budget.batch_size, or use "
-                "--device cpu."
-            )
         if isinstance(error, PktkitError):
             return reworded(error, f"{where}: {error}")
+        if is_out_of_memory(error):
+            return does_not_fit(error, where)
         return StrategyError(f"{where}: {describe(error)}")
 
 

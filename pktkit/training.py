@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pktkit import meter
 from pktkit.errors import UsageError
 from pktkit.forward_modes import checkpointing
 from pktkit.gradients import Gradient, require_finite
@@ -33,6 +34,7 @@ class TransferData:
         budget: steps, batch size, learning rate.
         seed: order of the rows and every random start.
         progress: called with (step, steps, loss).
+        trial: take only so many steps, spread over the run, to learn what it costs; 0 for all.
     """
 
     probe: Probe
@@ -40,6 +42,14 @@ class TransferData:
     budget: Budget
     seed: int
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None
+    trial: int = 0
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The steps that are taken, 0-based."""
+        if self.trial == 0:
+            return range(self.budget.steps)
+        return [i * self.budget.steps // self.trial for i in range(self.trial)]
 
 
 @attrs.frozen(eq=False)
@@ -138,8 +148,9 @@ def train(
         _training_mode(called, data.seed),
         checkpointing(target, on=data.budget.checkpointing),
         _restored_flags(parameters),
+        meter.training(),
     ):
-        for step, rows in zip(range(data.budget.steps), groups, strict=False):
+        for step, rows in zip(data.steps, groups, strict=False):
             _let_move(parameters, active(step / data.budget.steps))
             _set_rates(optimiser, data.budget.rate(step), beside.rate)
             done = gradient.accumulate(rows, step)
@@ -149,7 +160,7 @@ def train(
             history.append(done)
             data.progress(step + 1, data.budget.steps, sum(done.losses.values()))
     return TrainingLog(
-        steps=data.budget.steps,
+        steps=len(history),
         tokens=sum(done.tokens for done in history),
         losses=_by_tenths([done.losses for done in history]),
     )

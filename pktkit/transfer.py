@@ -76,8 +76,9 @@ def transfer_data(
     ids = [item.id for item in probe.encoded("train").items]
     rows, further = transfer_rows(len(ids), budget, seed)
     if budget.labels == "source" or further:
-        probe = probe.answered
         asked = [*(rows if budget.labels == "source" else ()), *further]
+        probe.count_answers(len(asked))
+        probe = probe.answered
         wanted = {ids[row] for row in rows} if budget.labels == "gold" else set()
         wanted |= {ids[row] + SUFFIX for row in asked}
         rows = tuple(

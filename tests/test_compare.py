@@ -255,9 +255,9 @@ def test_budget_is_the_tasks_then_the_strategys():
 
 
 def test_jobs_suit_the_models():
-    assert default_jobs(20, device="cuda", checkpoint_bytes=1) == 1
-    assert default_jobs(20, device="cpu", checkpoint_bytes=1 << 40) == 1
-    assert default_jobs(1, device="cpu", checkpoint_bytes=1) == 1
+    assert default_jobs(20, devices=("cpu", "cuda"), checkpoint_bytes=1) == 1
+    assert default_jobs(20, devices=("cpu", "cpu"), checkpoint_bytes=1 << 40) == 1
+    assert default_jobs(1, devices=("cpu", "cpu"), checkpoint_bytes=1) == 1
 
 
 def test_cells_name_their_unknown_task(checkpoints, registry):

@@ -319,7 +319,7 @@ def test_an_unknown_architecture_is_named_with_the_way_out() -> None:
     message = str(caught.value)
     assert "'lama' is not supported. Did you mean 'llama'?" in message
     assert all(known in message for known in supported_model_types())
-    assert "docs/architecture.md" in message
+    assert "docs/families.md" in message
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ def test_it_is_well_formed_and_semantic(document):
     assert len(page.of("h2")) == 2, "one task and one section"
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.of("meta")
     assert all("scope" in head for head in page.of("th"))
-    assert len(page.of("table")) == 2
-    assert len([d for d in page.of("div") if d.get("class") == "scroll"]) == 2
+    assert len(page.of("table")) == 3, "scores, budgets and the section's"
+    assert len([d for d in page.of("div") if d.get("class") == "scroll"]) == 3
     text = "".join(page.text)
     for words in ("latent", "naive", "Verdict", "beats the untouched target", "Holm"):
         assert words in text

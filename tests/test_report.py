@@ -165,8 +165,9 @@ def test_colour_needs_a_terminal_and_no_no_color(monkeypatch) -> None:
 def test_markdown(summary) -> None:
     text = render(summary, "md")
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 6
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert len(table) == 2 * (2 + 6), "scores, then budgets"
+    for part in (table[:8], table[8:]):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in part}) == 1
     assert "**Verdict**" in text
     assert "\\| NaN" in text
 

@@ -1,16 +1,23 @@
-"""Model directories on disk: find, check, read, write and verify them."""
+"""Models on disk and on the hub: named, found, checked, read, written and verified."""
 
 from pktkit.checkpoints.library import quiet
-from pktkit.checkpoints.reading import DTYPES, check_directory, read_model, resolve
+from pktkit.checkpoints.loading import Loading, Read, load
+from pktkit.checkpoints.locating import Located, local_files, locate
+from pktkit.checkpoints.placement import resolve_device
+from pktkit.checkpoints.reading import DTYPES
 from pktkit.checkpoints.writing import require_writable, verify_saved, write_model
 
 __all__ = [
     "DTYPES",
-    "check_directory",
+    "Loading",
+    "Located",
+    "Read",
+    "load",
+    "local_files",
+    "locate",
     "quiet",
-    "read_model",
     "require_writable",
-    "resolve",
+    "resolve_device",
     "verify_saved",
     "write_model",
 ]

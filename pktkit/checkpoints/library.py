@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ def is_tied(model: PreTrainedModel) -> bool:
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
     return bool(head.weight.data_ptr() == embedding.weight.data_ptr())
+
+
+def has_pickle(directory: Path) -> str:
+    """Return the name of a checkpoint in pickle format in a directory; empty if there is none."""
+    found = (
+        path.name
+        for pattern in ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
+        for path in sorted(directory.glob(pattern))
+        if not path.name.startswith(("training_args", "optimizer", "scheduler"))
+    )
+    return next(found, "")
 
 
 def short_reason(error: BaseException) -> str:

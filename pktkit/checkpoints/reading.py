@@ -1,29 +1,34 @@
-"""Find, check and read a model directory, with one clear error for each way it can be bad.
+"""Check and read a model directory, with one clear error for each way it can be bad.
 
-Safetensors only, and no code from a checkpoint is ever run. A checkpoint is checked before it is
-read, because a half-written one otherwise fails deep inside a library, or loads with random
-weights in place of the missing ones.
+Safetensors only, and no code from a checkpoint is run unless asked for. A checkpoint is checked
+before it is read, because a half-written one otherwise fails deep inside a library, or loads with
+random weights in place of the missing ones.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
+import attrs
 
-from pktkit.checkpoints.library import is_tied, quiet, short_reason
+from pktkit.checkpoints.library import has_pickle, is_tied, quiet, short_reason
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.families import family_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MODEL_PATTERNS = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja")
+"""The files of a repository that loading needs."""
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -32,108 +37,141 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
-_HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja"]
+_LFS = b"version https://git-lfs"
+"""How the files begin that Git leaves in place of large ones it has not downloaded."""
 
 
-def resolve(reference: str) -> Path:
-    """Return the local directory of a model, downloading a hub id if it is not cached.
+@attrs.frozen
+class Reading:
+    """How a directory is read.
 
-    Raises:
-        UsageError: neither a directory nor a model that the hub or its cache can give.
+    Arguments:
+        dtype: one of `DTYPES`; `"auto"` is the checkpoint's own.
+        device: where the model goes.
+        quantisation: what transformers quantises with while it loads; None keeps weights as they
+            are.
+        code: whether the checkpoint's own modules may be run.
     """
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UsageError(f"'{reference}' is a file; expected a model directory or a hub id.")
-    if reference.startswith((".", "~", os.sep)) or reference.count("/") != 1:
-        raise UsageError(f"no such model directory: '{reference}'.")
-    return _from_hub(reference)
+
+    dtype: str
+    device: torch.device
+    quantisation: Any = None
+    code: bool = False
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, *, code: bool = False) -> None:
     """Check that a directory holds a complete checkpoint of a supported architecture.
 
     Only headers are read.
+
+    Arguments:
+        code: whether the checkpoint's own modules may be run.
 
     Raises:
         UsageError: no model directory, or a half-written one.
         PairIncompatibleError: the architecture is not supported.
     """
-    model_type = _read_json(directory, "config.json").get("model_type")
+    config = _read_json(directory, "config.json")
+    model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UsageError(f"{directory}: config.json names no model_type.")
     try:
         family_of(model_type)
     except PairIncompatibleError as error:
-        raise PairIncompatibleError(f"{directory}: {error}") from error
+        own = " It comes with code of its own, which is run only with --trust-remote-code."
+        hint = own if "auto_map" in config and not code else ""
+        raise PairIncompatibleError(f"{directory}: {error}{hint}") from error
     for shard in _shards(directory):
         _check_shard(directory, shard)
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(directory):
         raise UsageError(
             f"{directory}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
             "Save the tokenizer beside the model."
         )
 
 
-def read_model(
-    directory: Path, *, dtype: str, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a checked directory. The model is in eval mode on `device`.
+def is_complete(directory: Path) -> bool:
+    """Return whether configuration and all weights lie in a directory, whatever they hold.
+
+    A pickle counts: downloading again would not help.
+    """
+    try:
+        _read_json(directory, "config.json")
+        return all((directory / shard).is_file() for shard in _shards(directory))
+    except UsageError:
+        return has_pickle(directory) != ""
+
+
+def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a checked directory. The model is in eval mode on its device.
 
     Raises:
-        UsageError: the checkpoint lacks weights that the architecture needs, weights have other
-            shapes, the tokenizer cannot be read, or dtype or device do not exist.
+        UsageError: the checkpoint lacks weights that the architecture needs, its weights and its
+            configuration disagree, the tokenizer cannot be read, or it cannot be quantised.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype '{dtype}'. Known: {', '.join(DTYPES)}.")
-    place = _device(device)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    if how.dtype not in DTYPES:
+        raise UsageError(f"unknown dtype '{how.dtype}'. Known: {', '.join(DTYPES)}.")
+    tokenizer = read_tokenizer(directory, code=how.code)
+    from transformers import AutoModelForCausalLM
+
+    quantised: dict[str, Any] = {}
+    if how.quantisation is not None:
+        # quantised while it loads, so it must load where it stays
+        quantised = {"quantization_config": how.quantisation, "device_map": {"": how.device}}
+    with quiet():
+        try:
+            loader: Any = AutoModelForCausalLM
+            model, info = loader.from_pretrained(
+                directory,
+                dtype=how.dtype,
+                use_safetensors=True,
+                trust_remote_code=how.code,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # listed below, in our words
+                **quantised,
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"{directory}: cannot read the model: {short_reason(error)}"
+            ) from error
+    _check_agreement(directory, model, info)
+    _check_complete(directory, model, set(info["missing_keys"]))
+    if how.quantisation is None:
+        model = model.to(how.device)
+    return cast("PreTrainedModel", model.eval()), tokenizer
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Return whether a directory holds a tokenizer."""
+    return any((directory / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def read_tokenizer(directory: Path, *, code: bool = False) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a directory.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from transformers import AutoTokenizer
 
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
+            return AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=code
             )
         except Exception as error:
             raise UsageError(
                 f"{directory}: cannot read the tokenizer: {short_reason(error)}"
             ) from error
-        try:
-            loader: Any = AutoModelForCausalLM
-            model, info = loader.from_pretrained(
-                directory,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise UsageError(
-                f"{directory}: cannot read the model: {short_reason(error)}"
-            ) from error
-    _check_complete(directory, model, set(info["missing_keys"]))
-    return cast("PreTrainedModel", model.to(place).eval()), tokenizer
-
-
-def _from_hub(reference: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(reference, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:
-        raise UsageError(
-            f"'{reference}' is neither a directory nor in the Hugging Face cache, and the hub did "
-            f"not give it ({short_reason(error)}). Check the name, or download it while online."
-        ) from error
 
 
 def _read_json(directory: Path, name: str) -> dict[str, Any]:
     path = directory / name
     if not path.is_file():
-        hint = " It holds a PEFT adapter." if (directory / "adapter_config.json").exists() else ""
-        raise UsageError(f"{directory}: not a model directory, it has no {name}.{hint}")
+        raise UsageError(f"{directory}: not a model directory, it has no {name}.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -151,6 +189,14 @@ def _shards(directory: Path) -> tuple[str, ...]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise UsageError(f"{directory}: {INDEX} has no weight_map.")
         return tuple(sorted(set(map(str, weight_map.values()))))
+    pickle = has_pickle(directory)
+    if pickle:
+        raise UsageError(
+            f"{directory}: its weights are a pickle ({pickle}), which can run code when it is "
+            "read; pktkit reads safetensors only. If you trust it, convert it once: python -c "
+            f"\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{directory}'"
+            f", use_safetensors=False).save_pretrained('{directory}')\""
+        )
     raise UsageError(
         f"{directory}: no safetensors weights, expected {WEIGHTS} or {INDEX}. The checkpoint is "
         "half-written, or in another format; pktkit reads safetensors only."
@@ -162,6 +208,12 @@ def _check_shard(directory: Path, shard: str) -> None:
 
     if not (directory / shard).is_file():
         raise UsageError(f"{directory}: half-written checkpoint, {shard} is missing.")
+    with (directory / shard).open("rb") as stream:
+        if stream.read(len(_LFS)) == _LFS:
+            raise UsageError(
+                f"{directory}: {shard} is a pointer of Git LFS instead of weights. Type: git lfs "
+                "pull."
+            )
     try:
         with safe_open(directory / shard, framework="pt"):
             pass
@@ -170,6 +222,27 @@ def _check_shard(directory: Path, shard: str) -> None:
             f"{directory}: half-written checkpoint, {shard} is truncated or damaged "
             f"({short_reason(error)})."
         ) from error
+
+
+def _check_agreement(directory: Path, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
+    """Refuse weights of other shapes than the configuration says, or of more blocks."""
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, held, expected = mismatched[0]
+        raise UsageError(
+            f"{directory}: config.json does not fit the weights: '{name}' is {tuple(held)} in the "
+            f"weights and {tuple(expected)} by config.json"
+            + (f", and {len(mismatched) - 1} more differ." if len(mismatched) > 1 else ".")
+        )
+    config: Any = model.config
+    blocks, path = int(config.num_hidden_layers), family_of(config.model_type).blocks
+    inside = re.compile(rf"(?:^|\.){re.escape(path.rpartition('.')[2])}\.(\d+)\.")
+    found = [int(m[1]) for name in info["unexpected_keys"] if (m := inside.search(name))]
+    if any(number >= blocks for number in found):
+        raise UsageError(
+            f"{directory}: config.json does not fit the weights: it says {blocks} blocks, the "
+            f"weights hold {max(found) + 1}."
+        )
 
 
 def _check_complete(directory: Path, model: PreTrainedModel, missing: set[str]) -> None:
@@ -187,12 +260,3 @@ def _is_missing(module: Any, model: PreTrainedModel, missing: set[str]) -> bool:
     return any(
         f"{name}.weight" in missing for name, other in model.named_modules() if other is module
     )
-
-
-def _device(device: str) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except Exception as error:
-        raise UsageError(f"device '{device}' cannot be used: {short_reason(error)}") from error
-    return place

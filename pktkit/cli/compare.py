@@ -11,6 +11,7 @@ import attrs
 import click
 
 from pktkit import logs
+from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
@@ -37,6 +38,9 @@ class Request:
         split: where scores are read.
         analyses: comma list of analyses to add; None for none.
         limit: items scored per task; None for all.
+        rows: comma list of training rows, a point of a curve each; None for the budget's.
+        curve: `steps`, or `steps=` with a comma list; None for the budget's.
+        equal: what all arms spend alike; None leaves each the steps of its budget.
         jobs: worker processes; 0 for none, None chooses.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
@@ -50,6 +54,9 @@ class Request:
     split: str
     analyses: str | None
     limit: int | None
+    rows: str | None
+    curve: str | None
+    equal: str | None
     jobs: int | None
     form: str
     out: Path | None
@@ -86,6 +93,13 @@ class Request:
 )
 @click.option("--analyze", "analyses", help="Comma list of analyses to add; 'all' for every one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items.")
+@click.option("--rows", help="Score against training rows: run at each, e.g. 16,64,256,1024.")
+@click.option("--curve", help="Score against steps: 'steps' (1/4, 1/2, all) or steps=50,100,200.")
+@click.option(
+    "--equal",
+    type=click.Choice(EQUAL),
+    help="Set every arm's steps so that all spend the same steps, tokens or FLOPs as sft.",
+)
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option(
     "--format",
@@ -125,6 +139,7 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     """Check everything that can be checked before a model is loaded."""
+    from pktkit.compare.curve import curve_points, require_free
     from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
@@ -136,11 +151,16 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
-    for name in tasks:
-        task = choose_task(registry, name)
+    loaded = [choose_task(registry, name) for name in tasks]
+    for task in loaded:
         registry.get(Kind.EVALUATOR, task.evaluator.name)
         for strategy in chosen:
             budget_for(task, strategy)
+    require_free(
+        request.overrides,
+        rows=request.rows is not None,
+        steps=request.curve is not None,
+    )
     return Plan(
         pair=models.pair,
         strategies=tuple(chosen),
@@ -150,7 +170,10 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         settings=models.settings,
         selection=app.selection,
         item_limit=request.limit,
+        template=models.own_template,
         trace=app.trace_plugins,
+        points=curve_points(request.rows, request.curve, loaded, chosen),
+        equal=request.equal or "",
     )
 
 

@@ -13,6 +13,7 @@ import attrs
 import click
 
 from pktkit.errors import PktkitError, did_you_mean
+from pktkit.memory import does_not_fit, is_out_of_memory
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -114,6 +115,10 @@ def _end(error: Exception) -> NoReturn:
     if isinstance(error, PktkitError):
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    if is_out_of_memory(error):
+        lack = does_not_fit(error)
+        click.echo(f"error: {lack}", err=True)
+        sys.exit(lack.exit_code)
     text = " ".join(f"{type(error).__name__}: {error}".split())
     click.echo(
         f"internal error: {text}; set {TRACEBACK_VARIABLE}=1 to see where, and please report it",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pktkit.cli.options import Placement, placement_options
 from pktkit.cli.tables import table
 
 
@@ -20,19 +21,18 @@ from pktkit.cli.tables import table
     show_default=True,
     help="How the result is written.",
 )
-@click.option("--dtype", default="float32", show_default=True, help="Precision to load with.")
-def inspect(models: tuple[str, ...], form: str, dtype: str) -> None:
+@placement_options
+def inspect(models: tuple[str, ...], form: str, placement: Placement) -> None:
     """Show what SOURCE and TARGET consist of; without arguments, the embedded pair.
 
-    SOURCE and TARGET are model directories or hub ids.
+    SOURCE and TARGET are directories, .gguf files, hub ids ORG/NAME[@REVISION], or BASE+ADAPTER.
     """
     if len(models) not in (0, 2):
         raise click.UsageError("give both SOURCE and TARGET, or neither for the embedded pair.")
-    from pktkit.pair import describe, load_pair
-    from pktkit.zoo import pair_paths
+    from pktkit.pair import describe
 
-    source, target = models or map(str, pair_paths())
-    description = describe(load_pair(source, target, dtype=dtype))
+    source, target = models or (None, None)
+    description = describe(placement.pair(source, target).load())
     if form == "json":
         click.echo(json.dumps(description, indent=2, ensure_ascii=False))
     else:

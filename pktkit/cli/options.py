@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 CACHE_VARIABLE = "PKTKIT_CACHE"
 LIMIT_VARIABLE = "PKTKIT_CACHE_LIMIT"
+QUANTS = ("none", "8bit", "4bit")
+TEMPLATES = ("task", "auto", "chat", "tulu", "plain")
+AUTO = "auto"
 DEFAULT_TASK = "compose"
 """What the embedded pair was built to show."""
 
@@ -60,14 +63,109 @@ def gathered(argument: str, values: type) -> Callable[[Command], Command]:
 
 
 @attrs.frozen
+class Placement:
+    """Where models are put, and how precise.
+
+    Arguments:
+        dtype: precision of both models.
+        device: torch device of both, or `"auto"`.
+        source_dtype, source_device, target_device: instead, for one of them.
+        source_quant: how a source that is only read is packed.
+        trust_remote_code: whether modules that lie beside the weights are run.
+    """
+
+    dtype: str
+    device: str
+    source_dtype: str | None
+    source_device: str | None
+    target_device: str | None
+    source_quant: str
+    trust_remote_code: bool
+
+    def pair(self, source: str | None, target: str | None) -> PairSpec:
+        """Return how a pair is loaded; None for both is the embedded one.
+
+        That one stays on the CPU unless a device is named: it is small, and several worker
+        processes are quicker there than one on a GPU.
+        """
+        from pktkit.compare.plan import PairSpec
+        from pktkit.zoo import pair_paths
+
+        embedded = source is None or target is None
+        first, second = map(str, pair_paths()) if embedded else (str(source), str(target))
+        chosen = self.device
+        if chosen == AUTO and embedded:
+            chosen = "cpu"
+        return PairSpec(
+            first,
+            second,
+            dtype=self.dtype,
+            device=_resolved(chosen),
+            source_dtype=self.source_dtype or "",
+            source_device=_resolved(self.source_device or ""),
+            target_device=_resolved(self.target_device or ""),
+            source_quant=self.source_quant,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def placement_options(command: Command) -> Command:
+    """Add the options of `Placement` as the argument `placement`."""
+    command = gathered("placement", Placement)(command)
+    decorators = (
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="float32",
+            show_default=True,
+            help="Precision of both models; 'auto' is the checkpoint's own.",
+        ),
+        click.option(
+            "--device",
+            default=AUTO,
+            show_default=True,
+            help="Where both models go: cpu, cuda, cuda:1, mps; 'auto' takes a GPU if there is "
+            "one (not for the embedded pair).",
+        ),
+        click.option("--source-dtype", type=click.Choice(DTYPES), help="Precision of the source."),
+        click.option("--source-device", help="Device of the source."),
+        click.option("--target-device", help="Device of the target."),
+        click.option(
+            "--source-quant",
+            type=click.Choice(QUANTS),
+            default="none",
+            show_default=True,
+            help="Pack the source's weights (bitsandbytes); for strategies that only read states.",
+        ),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            help="Run code that comes with a checkpoint. Only for checkpoints you trust.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _resolved(device: str) -> str:
+    """Name the device that `auto` stands for, once and for all worker processes."""
+    if device != AUTO:
+        return device
+    from pktkit.checkpoints import resolve_device
+
+    return resolve_device(device)
+
+
+@attrs.frozen
 class ModelChoice:
     """What the options that every command on a pair has were given.
 
     Arguments:
-        source, target: directory or hub id; both None for the embedded pair. The source may be
-            a directory that `pktkit states write` made.
-        dtype: precision of both models.
-        device: torch device of both.
+        source, target: see `pktkit.checkpoints.reference`; both None for the embedded pair. The
+            source may be a directory that `pktkit states write` made.
+        placement: devices and precision.
+        template: how prompts and answers are joined; `"task"` leaves it to the task.
         max_length: longest sequence in tokens.
         state_dtype: precision that states are kept in.
         cache: directory of readings that outlives the run; None keeps them for this run only.
@@ -79,8 +177,8 @@ class ModelChoice:
 
     source: str | None
     target: str | None
-    dtype: str
-    device: str
+    placement: Placement
+    template: str
     max_length: int
     state_dtype: str
     cache: Path | None = None
@@ -96,13 +194,7 @@ class ModelChoice:
     @property
     def pair(self) -> PairSpec:
         """Which models, where and how precise."""
-        from pktkit.compare.plan import PairSpec
-        from pktkit.zoo import pair_paths
-
-        source, target = self.source, self.target
-        if source is None or target is None:
-            source, target = map(str, pair_paths())
-        return PairSpec(source, target, self.dtype, self.device)
+        return self.placement.pair(self.source, self.target)
 
     @property
     def settings(self) -> ProbeSettings:
@@ -123,14 +215,21 @@ class ModelChoice:
             raise UsageError("--task is needed with --source and --target, e.g. --task rows.jsonl.")
         return given or DEFAULT_TASK
 
+    @property
+    def own_template(self) -> str:
+        """The template asked for instead of the tasks' own; empty for theirs."""
+        return "" if self.template == "task" else self.template
+
     def probe(self, task: Task) -> Probe:
-        """Load the pair and open a probe on it.
+        """Load the pair and open a probe on it, with the template asked for.
 
         Raises:
             PktkitError: a model cannot be loaded.
         """
+        from pktkit.compare.plan import templated
         from pktkit.probe import Probe, ReadingCache
 
+        task = templated(task, self.own_template)
         cache = ReadingCache(self.cache, self.cache_limit)
         return Probe(self.pair.load(), task, settings=self.settings, cache=cache)
 
@@ -156,27 +255,28 @@ def cache_option(absent: str) -> Command:
 
 def pair_options(command: Command) -> Command:
     """Add `--trace-plugins`, and options of `ModelChoice` but the cache's, as `models`."""
-    command = gathered("models", ModelChoice)(command)
+    command = placement_options(gathered("models", ModelChoice)(command))
     decorators = (
         click.option(
             "--source",
-            help="Source model: directory, hub id, or what 'states write' made. Default: embedded.",
+            help="Source model: directory, file.gguf, hub id ORG/NAME[@REVISION], BASE+ADAPTER, or "
+            "what 'states write' made. Default: embedded.",
         ),
-        click.option("--target", help="Target model: directory or hub id. Default: embedded."),
+        click.option("--target", help="Target model, named alike. Default: embedded."),
         click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            default="float32",
+            "--template",
+            type=click.Choice(TEMPLATES),
+            default="task",
             show_default=True,
-            help="Precision of both models.",
+            help="How prompt and answer are joined; 'auto' takes a model's chat template if it has "
+            "one.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="Torch device."),
         click.option(
             "--max-length",
             type=click.IntRange(min=2),
             default=512,
             show_default=True,
-            help="Longest sequence in tokens.",
+            help="Longest row in tokens: answers are cut there, longer prompts dropped.",
         ),
         click.option(
             "--state-dtype",

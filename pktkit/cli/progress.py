@@ -23,6 +23,7 @@ class CellDisplay:
         self._lock = threading.Lock()
         self._live = None if quiet or not sys.stderr.isatty() else _live_display(cells)
         self._tasks: dict[CellKey, int] = {}
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -63,6 +64,10 @@ class CellDisplay:
             elif not self._quiet:
                 elapsed = time.monotonic() - self._start
                 print(f"{line}  at {elapsed:.0f} s", file=sys.stderr, flush=True)
+            for note in () if self._quiet else result.notes:
+                if note not in self._told:
+                    self._told.add(note)
+                    self._print(f"note     {note}")
             for event in result.trace:
                 self._print(str(event))
 

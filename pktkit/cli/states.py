@@ -88,11 +88,14 @@ def write(
     appears whole or not at all, and takes the place of --source in compare and transfer.
     """
     from pktkit.checkpoints import require_writable
-    from pktkit.compare.plan import choose_task
+    from pktkit.compare.plan import choose_task, templated
     from pktkit.states.writing import Wanted, write_states
 
     log, registry = app.log, app.registry
-    chosen = [choose_task(registry, name) for name in names(models.task_name(tasks))]
+    chosen = [
+        templated(choose_task(registry, name), models.own_template)
+        for name in names(models.task_name(tasks))
+    ]
     wanted = Wanted(
         states=_splits(splits),
         logits=_splits(logits),

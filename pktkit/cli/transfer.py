@@ -65,7 +65,10 @@ def transfer(
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
     require_writable(out)
-    record = _run(chosen[0], models.probe(task), registry, seed=seed, out=out)
+    probe = models.probe(task)
+    record = _run(chosen[0], probe, registry, seed=seed, out=out)
+    for note in probe.notes if app.verbosity >= 0 else ():
+        click.echo(f"note     {note}", err=True)
     log.info("transferred", strategy=strategy, **record["summary"])
     click.echo(f"wrote    {out}")
 
@@ -94,6 +97,7 @@ def _run(
         "strategy": attrs.asdict(strategy, filter=lambda field, value: bool(value)),
         "source": pair.source.name,
         "target": pair.target.name,
+        "revisions": {"source": pair.source.revision, "target": pair.target.revision},
         "task": task.name,
         "seed": seed,
         "budget": attrs.asdict(budget),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,16 @@ import attrs
 import structlog
 
 from pktkit.boundary import checked_scores
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.memory import PeakMemory
+from pktkit.compare.parity import Costs, flop_costs, reference_arm, token_costs, trial_steps
+from pktkit.compare.plan import Plan, choose_task, templated
 from pktkit.components import Kind
-from pktkit.errors import JournalError, PktkitError
+from pktkit.errors import JournalError, PktkitError, UsageError
 from pktkit.journal import Journal
-from pktkit.outcomes import CellKey, CellResult
-from pktkit.points import budget_at
+from pktkit.memory import does_not_fit, is_out_of_memory
+from pktkit.meter import SOURCE, TARGET, Meter
+from pktkit.outcomes import CellKey, CellResult, Spent
+from pktkit.points import budget_at, point_fields
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.states.source import WrittenSource
@@ -28,11 +31,13 @@ from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pktkit.budget import Budget
     from pktkit.components import Strategy
     from pktkit.outcomes import ItemScore
     from pktkit.pair import LoadedModel
     from pktkit.probe import Probe
     from pktkit.tasks.base import Task
+    from pktkit.training import TransferData
 
 log = structlog.get_logger(__name__)
 
@@ -64,25 +69,39 @@ class CellRunner:
         self._cache = cache
         self._tasks: dict[str, Task] = {}
         self._probes: dict[str, Probe] = {}
+        self._tried: dict[tuple[str, str, str, int], Costs] = {}
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
         """Run one cell; expected errors become its result, and the target is as before after."""
-        start = time.perf_counter()
         strategy = self.plan.strategy(key.strategy)
+        with PeakMemory(self.plan.pair.devices) as peak:
+            result = self._result(key, strategy, progress)
+        trace, self._events[:] = tuple(self._events), []
+        return attrs.evolve(result, peak_bytes=peak.bytes, trace=trace)
+
+    def _result(
+        self, key: CellKey, strategy: Strategy, progress: CellProgress | None
+    ) -> CellResult:
+        start = time.perf_counter()
         try:
             if strategy.injector is None:
                 result = self._untouched(key, strategy)
             else:
-                result = self._transferred(key, strategy, progress)
+                budget = self._budget(key, strategy)
+                start = time.perf_counter()  # what other arms cost is no part of this one
+                result = self._transferred(key, strategy, budget, progress)
         except PktkitError as error:
             result = CellResult(key, error=str(error))
         except Exception as error:
-            result = CellResult(key, error=f"{type(error).__name__}: {error}")
+            if is_out_of_memory(error):
+                result = CellResult(key, error=str(does_not_fit(error)))
+            else:
+                result = CellResult(key, error=f"{type(error).__name__}: {error}")
         rest = time.perf_counter() - start - sum(result.seconds.values())
-        seconds = {**result.seconds, "other": rest}
-        trace, self._events[:] = tuple(self._events), []
         return attrs.evolve(
-            result, seconds=seconds, peak_bytes=peak_bytes(self.plan.pair.device), trace=trace
+            result,
+            seconds={**result.seconds, "other": rest},
+            notes=self._probe(key.task).notes if key.task in self._probes else (),
         )
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
@@ -98,12 +117,20 @@ class CellRunner:
         return CellResult(key, scores=scores, seconds=stages.seconds)
 
     def _transferred(
-        self, key: CellKey, strategy: Strategy, progress: CellProgress | None
+        self, key: CellKey, strategy: Strategy, budget: Budget, progress: CellProgress | None
     ) -> CellResult:
         journal = Journal(self.pair.target)
+
+        def report(step: int, steps: int, loss: float) -> None:
+            if progress is not None:
+                progress(key, step, steps, loss)
+
         try:
             with journal:
-                done = self._transfer(key, strategy, journal, progress)
+                with self._meter() as meter:
+                    data = transfer_data(self._probe(key.task), budget, key.seed, report)
+                    self._require_rows(key, data)
+                    done = self._transfer(key, strategy, data, journal)
                 # A journal of its own: what the injector wrote must not change any more.
                 stages = Stages(key, self.registry, Journal(self.pair.target))
                 scores = self._evaluate(self.pair.target, stages)
@@ -117,7 +144,58 @@ class CellRunner:
             injection=done.injection,
             layer_map="" if done.layer_map is None else str(done.layer_map),
             seconds=seconds,
+            spent=Spent(len(data.rows), meter.flops(SOURCE), meter.flops(TARGET)),
         )
+
+    def _budget(self, key: CellKey, strategy: Strategy) -> Budget:
+        """Return an arm's budget at a point, with the steps that make it equal if asked for."""
+        budget = budget_at(budget_for(self._task(key.task), strategy), key.point)
+        reference = reference_arm(self.plan.strategies)
+        if not self.plan.equal or reference is None or strategy.name == reference.name:
+            return budget
+        theirs = budget_at(budget_for(self._task(key.task), reference), key.point)
+        if self.plan.equal == "steps":
+            return attrs.evolve(budget, steps=theirs.steps)
+        allowed = self._costs(key, reference, theirs).after(theirs.steps)
+        steps = self._costs(key, strategy, budget).steps_for(allowed)
+        return budget if steps is None else attrs.evolve(budget, steps=steps)
+
+    def _costs(self, key: CellKey, strategy: Strategy, budget: Budget) -> Costs:
+        """Try an arm with few steps, once, and put the target back."""
+        known = (strategy.name, key.task, key.point, key.seed)
+        if known not in self._tried:
+            self._tried[known] = self._try(key, strategy, budget)
+        return self._tried[known]
+
+    def _try(self, key: CellKey, strategy: Strategy, budget: Budget) -> Costs:
+        journal = Journal(self.pair.target)
+        try:
+            with journal, self._meter() as meter:
+                data = transfer_data(self._probe(key.task), budget, key.seed)
+                self._require_rows(key, data)
+                taken = trial_steps(data, self.pair.target.anatomy.n_blocks)
+                data = attrs.evolve(data, trial=taken)
+                done = self._transfer(key, strategy, data, journal)
+        finally:
+            journal.rollback()
+            self._require_pristine(journal)
+        if self.plan.equal == "flops":
+            return flop_costs(data, meter, taken)
+        return token_costs(data, done.injection.tokens if done.injection else 0, taken)
+
+    def _meter(self) -> AbstractContextManager[Meter]:
+        return Meter(self.pair.source, self.pair.target).counting()
+
+    def _require_rows(self, key: CellKey, data: TransferData) -> None:
+        """Refuse a point of a curve that has fewer rows than its name says."""
+        wanted = point_fields(key.point).get("rows", 0)
+        available = len(data.probe.encoded("train").items)
+        if wanted > available:
+            raise UsageError(
+                f"point {key.point} needs {wanted} rows, but of split 'train' of task "
+                f"'{key.task}' {available} fit {self.plan.settings.max_length} tokens. Lower "
+                "--rows, or raise --max-length."
+            )
 
     def _require_pristine(self, journal: Journal) -> None:
         """Load the pair again when something changed a model without the journal's knowledge."""
@@ -131,22 +209,17 @@ class CellRunner:
             self._probes.clear()
 
     def _transfer(
-        self,
-        key: CellKey,
-        strategy: Strategy,
-        journal: Journal,
-        progress: CellProgress | None,
+        self, key: CellKey, strategy: Strategy, data: TransferData, journal: Journal
     ) -> Transferred:
-        probe = self._probe(key.task)
-        budget = budget_at(budget_for(self._task(key.task), strategy), key.point)
-
-        def report(step: int, steps: int, loss: float) -> None:
-            if progress is not None:
-                progress(key, step, steps, loss)
-
-        data = transfer_data(probe, budget, key.seed, report)
         return run_transfer(
-            strategy, self.pair, probe, data, journal, self.registry, task=key.task, point=key.point
+            strategy,
+            self.pair,
+            self._probe(key.task),
+            data,
+            journal,
+            self.registry,
+            task=key.task,
+            point=key.point,
         )
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
@@ -163,7 +236,8 @@ class CellRunner:
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            task, split = choose_task(self.registry, name), self.plan.split
+            task = templated(choose_task(self.registry, name), self.plan.template)
+            split = self.plan.split
             items = task.items(split)[: self.plan.item_limit]
             self._tasks[name] = attrs.evolve(task, splits={**task.splits, split: items})
         return self._tasks[name]
@@ -179,13 +253,3 @@ class CellRunner:
                 cache=ReadingCache(self._cache, self.plan.settings.cache_bytes),
             )
         return self._probes[name]
-
-
-def peak_bytes(device: str) -> int:
-    """Return the peak memory of the accelerator, or of this process on the CPU."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
@@ -26,16 +27,30 @@ class PairSpec:
     """Which models, where and how precise.
 
     Arguments:
-        source: directory or hub id, or a directory of `pktkit states write`.
-        target: directory or hub id.
-        dtype: see `pktkit.pair.load_model`.
+        source, target: directory, GGUF file, hub id, or base and adapter; the source may be a
+            directory of `pktkit states write`.
+        dtype: see `pktkit.checkpoints.Loading`.
         device: torch device of both.
+        source_dtype: instead of `dtype`; empty for the same.
+        source_device, target_device: instead of `device`; empty for the same.
+        source_quant: `"8bit"` or `"4bit"` for a source that is only read; else `"none"`.
+        trust_remote_code: whether modules that lie beside the weights are run.
     """
 
     source: str
     target: str
     dtype: str = "float32"
     device: str = "cpu"
+    source_dtype: str = ""
+    source_device: str = ""
+    target_device: str = ""
+    source_quant: str = "none"
+    trust_remote_code: bool = False
+
+    @property
+    def devices(self) -> tuple[str, str]:
+        """The devices of source and target."""
+        return self.source_device or self.device, self.target_device or self.device
 
     def load(self) -> ModelPair:
         """Load both models.
@@ -43,14 +58,28 @@ class PairSpec:
         Raises:
             PktkitError: a model cannot be loaded, or the two do not go together.
         """
-        from pktkit.pair import ModelPair, load_model, load_pair
+        from pktkit.pair import joined, load_model
         from pktkit.states import holds_states
         from pktkit.states.source import open_source
 
-        if holds_states(self.source):
-            source = open_source(self.source, device=self.device)
-            return ModelPair(source, load_model(self.target, dtype=self.dtype, device=self.device))
-        return load_pair(self.source, self.target, dtype=self.dtype, device=self.device)
+        source, target = self.devices
+        return joined(
+            open_source(self.source, device=source)
+            if holds_states(self.source)
+            else load_model(
+                self.source,
+                dtype=self.source_dtype or self.dtype,
+                device=source,
+                quant=self.source_quant,
+                trust_remote_code=self.trust_remote_code,
+            ),
+            load_model(
+                self.target,
+                dtype=self.dtype,
+                device=target,
+                trust_remote_code=self.trust_remote_code,
+            ),
+        )
 
 
 @attrs.frozen
@@ -66,8 +95,11 @@ class Plan:
         settings: of the probe.
         selection: which plugins workers load.
         item_limit: items scored per task; None for all.
+        template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
+            the steps of its budget.
     """
 
     pair: PairSpec
@@ -78,8 +110,10 @@ class Plan:
     settings: ProbeSettings = attrs.field(factory=ProbeSettings)
     selection: PluginSelection = attrs.field(factory=PluginSelection)
     item_limit: int | None = None
+    template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""
@@ -144,6 +178,11 @@ def choose_task(registry: Registry, name: str) -> Task:
     from pktkit.tasks.jsonl import resolve_task
 
     return resolve_task(name, registry.names(Kind.TASK), registry.task)
+
+
+def templated(task: Task, template: str) -> Task:
+    """Return a task with another template; an empty one leaves it its own."""
+    return attrs.evolve(task, template=template) if template else task
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

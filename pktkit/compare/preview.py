@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,19 +22,25 @@ def announce(plan: Plan) -> str:
     controls = sum(strategy.control for strategy in plan.strategies)
     methods = len(plan.strategies) - controls
     tasks = ", ".join(plan.tasks)
+    points = f" at {len(plan.points)} points" if len(plan.points) > 1 else ""
     return (
         f"source   {model_line(plan.pair.source)}\n"
         f"target   {model_line(plan.pair.target)}\n"
-        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds on "
+        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds{points} on "
         f"{tasks}: {len(plan.cells())} cells, scored on {plan.split}"
     )
 
 
 def model_line(location: str) -> str:
-    """Return a model's name and, from its `config.json`, its sizes."""
-    name = Path(location).name
+    """Return a model's name and, from its `config.json` where it is here, its sizes."""
+    from pktkit.checkpoints import local_files
+
+    found = local_files(location)
+    if found is None:
+        return location
+    name = found.name
     try:
-        config = json.loads((Path(location) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return name
     sizes: dict[str, Any] = {

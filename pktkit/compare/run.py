@@ -14,9 +14,11 @@ import attrs
 import structlog
 
 from pktkit.cache.directory import CacheDirectory
+from pktkit.checkpoints import local_files
 from pktkit.compare.plan import Plan, choose_task
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.report.curves import curve_sections
 from pktkit.report.summary import summarise
 from pktkit.transfer import budget_for
 
@@ -76,7 +78,7 @@ def run_comparison(
     cells = plan.cells()
     if jobs is None:
         jobs = default_jobs(
-            len(cells), device=plan.pair.device, checkpoint_bytes=checkpoint_bytes(plan)
+            len(cells), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
         )
     results = []
     with _readings(cache) as readings:
@@ -94,6 +96,7 @@ def run_comparison(
         placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
         plan=describe_plan(plan, registry),
     )
+    sections = [*curve_sections(summary), *sections]
     sections += contributed(summary, registry, directory)
     directory.finish(summary, results, sections)
     return summary
@@ -129,6 +132,7 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
         "split": plan.split,
         "seeds": list(plan.seeds),
         "points": list(plan.points),
+        "equal": plan.equal,
         "strategies": {
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
@@ -142,15 +146,20 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             for strategy in plan.strategies
         },
         "probe": attrs.asdict(plan.settings),
+        "template": plan.template or "task",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
     }
 
 
 def checkpoint_bytes(plan: Plan) -> int:
-    """Return the size of both local checkpoints; hub ids not yet on disk count as large."""
+    """Return the size of both checkpoints on disk.
+
+    What is not there yet counts as large, and so does a GGUF file, which grows when unpacked.
+    """
     total = 0
-    for location in (plan.pair.source, plan.pair.target):
-        files = list(Path(location).glob("*.safetensors"))
+    for reference in (plan.pair.source, plan.pair.target):
+        found = local_files(reference)
+        files = [] if found is None or found.is_gguf else list(found.path.glob("*.safetensors"))
         total += sum(file.stat().st_size for file in files) if files else 1 << 40
     return total

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pktkit.compare.plan import Plan, choose_task
+from pktkit.compare.plan import Plan, choose_task, templated
 from pktkit.outcomes import ComparisonRecord, ReportSection
 from pktkit.report.figures import slug
 from pktkit.report.jsonfile import plain, results
@@ -51,7 +51,7 @@ def analysed(
     for name in plan.tasks:
         probe = Probe(
             pair,
-            choose_task(registry, name),
+            templated(choose_task(registry, name), plan.template),
             settings=plan.settings,
             cache=ReadingCache(cache, plan.settings.cache_bytes),
         )

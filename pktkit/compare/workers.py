@@ -60,15 +60,15 @@ def run_cells(
     yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress)
 
 
-def default_jobs(cells: int, *, device: str, checkpoint_bytes: int) -> int:
+def default_jobs(cells: int, *, devices: Sequence[str], checkpoint_bytes: int) -> int:
     """Return how many workers suit: several for small models on the CPU, else one.
 
     Arguments:
         cells: how many cells there are.
-        device: torch device.
+        devices: torch devices of the models.
         checkpoint_bytes: size of both checkpoints; each worker holds both models.
     """
-    if not device.startswith("cpu") or checkpoint_bytes > 1 << 28:
+    if not all(device.startswith("cpu") for device in devices) or checkpoint_bytes > 1 << 28:
         return 1
     return max(1, min(cells, available_cores()))
 

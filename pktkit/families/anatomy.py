@@ -58,7 +58,7 @@ class Anatomy:
         width, n_heads = int(config.hidden_size), int(config.num_attention_heads)
         blocks = cast(nn.ModuleList, _submodule(model, layout, layout.blocks))
         first = f"{layout.blocks}.0"
-        up = _weight(model, layout, f"{first}.{layout.projections['up']}")
+        up: Any = _submodule(model, layout, f"{first}.{layout.projections['up']}")
         anatomy = cls(
             model=model,
             layout=layout,
@@ -67,7 +67,8 @@ class Anatomy:
             n_heads=n_heads,
             n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
             head_dim=int(getattr(config, "head_dim", None) or width // n_heads),
-            ffn_width=int(up.shape[1] if layout.transposed else up.shape[0]),
+            # the weight of a quantised layer is packed, its shape says nothing
+            ffn_width=int(getattr(up, "out_features", 0) or up.nf),
         )
         anatomy._check()
         return anatomy
@@ -111,7 +112,8 @@ class Anatomy:
     def tied(self) -> bool:
         """Whether LM head and embedding share storage; the configuration is not consulted."""
         head, embedding = self.head_weight, self.embedding.weight
-        same_storage = head.data_ptr() == embedding.data_ptr() and head.numel() > 0
+        # tensors without storage, as on the meta device, all begin at 0
+        same_storage = head.data_ptr() == embedding.data_ptr() != 0
         return head is embedding or (same_storage and head.device == embedding.device)
 
     def final_norm_gain(self) -> Tensor:
@@ -244,12 +246,8 @@ def _submodule(model: nn.Module, layout: Family, path: str) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def _weight(model: nn.Module, layout: Family, path: str) -> Tensor:
-    return cast(Tensor, _submodule(model, layout, path).weight)
-
-
 def _variant(layout: Family, what: str) -> PairIncompatibleError:
     return PairIncompatibleError(
         f"this model of family '{layout.name}' {what}; pktkit does not describe that variant. "
-        "docs/architecture.md tells how to add a family."
+        "docs/families.md tells how to add a family."
     )

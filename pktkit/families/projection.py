@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pktkit.errors import UsageError
 from pktkit.families.table import Fusion
+from pktkit.quantised import weight_of
 
 
 @attrs.frozen(eq=False)
@@ -118,7 +119,7 @@ def fused_rows(name: str, fusion: Fusion, sizes: Sequence[int], head_dim: int) -
 
 def _parameter(model: nn.Module, name: str) -> Tensor:
     try:
-        return model.get_parameter(name).detach()
+        return weight_of(model, name)
     except AttributeError as error:
         raise UsageError(
             f"the model has no parameter '{name}'. If a PEFT adapter is attached, merge or "

@@ -190,6 +190,6 @@ def family_of(model_type: str) -> Family:
     supported = supported_model_types()
     raise PairIncompatibleError(
         f"architecture '{model_type}' is not supported.{did_you_mean(model_type, supported)} "
-        f"Supported: {', '.join(supported)}. docs/architecture.md tells how to add a family "
+        f"Supported: {', '.join(supported)}. docs/families.md tells how to add a family "
         "(one entry in pktkit/families/table.py)."
     )

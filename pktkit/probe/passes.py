@@ -84,13 +84,18 @@ def attribution_pass(model: LoadedModel, split: EncodedSplit) -> dict[str, Tenso
             pairs = [(g, o.detach()) for g, o in zip(gradients, outputs, strict=True)]
             scores = [(g.float() * o.float()).sum() for g, o in pairs]
             attributions.append(torch.stack(scores).cpu())
-            squares = [(g.double() * o.double()).square().sum() for g, o in pairs]
+            squares = [(_double(g) * _double(o)).square().sum() for g, o in pairs]
             information.append(torch.stack(squares).cpu())
             losses.append(loss.detach().float().cpu())
             if not bool(attributions[-1].isfinite().all()):
                 raise _not_finite("gradient", batch.ids[0], split)
     readings = {"attribution": attributions, "fisher": information, "loss": losses}
     return {name: torch.stack(values) for name, values in readings.items()}
+
+
+def _double(values: Tensor) -> Tensor:
+    """Return values in fp64, on the CPU where the accelerator has no such numbers."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def sensitivity_shapes(model: LoadedModel) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,8 @@ from pktkit.cache import Address, ReadingCache
 from pktkit.cache.address import code_of, library_versions, reading_code
 from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.errors import StrategyError
+from pktkit.flops import ForwardCost
+from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.identity import model_content, tokenizer_content
@@ -28,6 +30,7 @@ from pktkit.probe.passes import (
 from pktkit.probe.positions import AlignedPositions, align_positions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
 from pktkit.probe.scratch import zeros
+from pktkit.quantised import require_plain
 from pktkit.settings import ProbeSettings
 from pktkit.states.source import WrittenSource
 from pktkit.tasks.base import Task
@@ -61,6 +64,7 @@ class Probe:
         self.settings = settings or ProbeSettings()
         self._cache = cache or ReadingCache()
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
+        self._answer_cost: Mapping[str, int] = {}
         self._positions: dict[str, AlignedPositions] = {}
         self._tokenizers: dict[Origin, str] = {}
         self._contents = {origin: _content(self._model(origin)) for origin in Origin}
@@ -125,8 +129,9 @@ class Probe:
         if self._foreign(origin):
             picks, exact = self.positions(split).picks, self.positions(split).exact_share
         model, index = self._model(origin), RowIndex.of(encoded, visiting_order(encoded), picks)
+        dtype, noted = model.model.dtype, self._noted(split, origin)
         reader = StateReader(
-            encoded, tuple(blocks), interface, index, model.model.dtype, None, None, exact
+            encoded, tuple(blocks), interface, index, dtype, None, None, exact, noted
         )
         if isinstance(model, WrittenSource) or self._states_fit(encoded, model):
             reader.stored = self.forward(split, origin, blocks=reader.read_blocks)
@@ -151,7 +156,7 @@ class Probe:
             stored = self.forward(split, origin, blocks=(), logits=True)
         live = None if stored is not None else self._live(origin)
         index = RowIndex.of(encoded, visiting_order(encoded))
-        return LogitReader(encoded, index, stored, live)
+        return LogitReader(encoded, index, stored, live, self._noted(split, origin, logits=True))
 
     @functools.cached_property
     def answered(self) -> Probe:
@@ -171,15 +176,41 @@ class Probe:
             split="train",
             rows=len(items),
         )
-        texts = unpacked(
-            self._kept(address, lambda: packed(answers(self.pair.source, self.task, items)))
-        )
+        kept = self._costed(address, lambda: packed(answers(self.pair.source, self.task, items)))
+        texts = unpacked(kept)
+        self._answer_cost = cost_of(kept)
         return Probe(
             self.pair,
             with_answers(self.task, "train", texts, limit),
             settings=attrs.evolve(self.settings, row_limit=None),
             cache=self._cache,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the length limit did to the rows encoded so far, a sentence per split."""
+        splits = dict.fromkeys(self._encoded.values())
+        notes = [
+            f"task '{self.task.name}', split '{split.name}': of {count} rows {split.truncated} "
+            f"were cut at {self.settings.max_length} tokens, and {len(split.dropped)} dropped "
+            "because the prompt alone fills them. Raise --max-length to keep them whole."
+            for split in splits
+            if (count := len(split.items) + len(split.dropped))
+            and (split.truncated or split.dropped)
+        ]
+        if "answered" in self.__dict__:
+            notes += self.answered.notes
+        return tuple(dict.fromkeys(notes))
+
+    def count_answers(self, asked: int) -> None:
+        """Tell the meter how many of the source's answers an arm needs, at their mean cost.
+
+        All prompts of the split are answered together, once for every arm that asks for some.
+        """
+        self.answered  # noqa: B018  what they cost is known when they are there
+        total = len(self.task.items("train")[: self.settings.row_limit])
+        share = {side: flops * asked // total for side, flops in self._answer_cost.items()}
+        needed(("answers",), share)
 
     def attribution(self, split: str = "extract") -> Tensor:
         """Return gradient × activation of the source's blocks, `[items, L_src]`."""
@@ -200,8 +231,10 @@ class Probe:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; names the item.
+            PairIncompatibleError: the source is quantised.
         """
         encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
+        require_plain(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
             totals = zeros(sensitivity_shapes(source), self._cache.directory)
@@ -227,7 +260,9 @@ class Probe:
             how={"code": code_of(compute), "libraries": library_versions()},
             about={"of": key_parts.get("reading", "")},
         )
-        return self._cache.get(address, compute)
+        models = (self.pair.source, self.pair.target)
+        kept = self._cache.get(address, lambda: with_cost(models, compute))
+        return without_cost(address.key, kept)
 
     def forward(
         self,
@@ -277,7 +312,13 @@ class Probe:
             self._require_unchanged(origin)
             return forward_pass(model, encoded, settings, blocks=blocks, logits=logits)
 
-        return Stored(self._take(origin, address, produce))
+        with uncounted():  # rows count when they are read
+            return Stored(self._take(origin, address, produce))
+
+    def _noted(self, split: str, origin: Origin, *, logits: bool = False) -> RowCosts:
+        """Return what counts the rows of a split that an arm reads."""
+        cost = ForwardCost.of(self._model(origin).anatomy)
+        return RowCosts(str(origin), self._rows(split, origin), cost, logits)
 
     def _model(self, origin: Origin) -> LoadedModel:
         return self.pair.source if origin is Origin.SOURCE else self.pair.target
@@ -385,8 +426,15 @@ class Probe:
     def _kept(
         self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """Return a reading of the source that is one shard."""
-        return self._take(Origin.SOURCE, address, lambda: [compute()])[0]
+        """Return a reading of the source that is one shard and whose cost each arm counts once."""
+        return without_cost(address.key, self._costed(address, compute))
+
+    def _costed(
+        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return a reading of the source that is one shard, and beside it what it cost."""
+        models = (self.pair.source, self.pair.target)
+        return self._take(Origin.SOURCE, address, lambda: [with_cost(models, compute)])[0]
 
     def _take(
         self,

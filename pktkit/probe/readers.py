@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.encoding import EncodedSplit, collate, padding_id
+from pktkit.meter import uncounted
 from pktkit.recording import EMBEDDING, forward, record
 from pktkit.values import Interface
 
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pktkit.pair import LoadedModel
+
+
+def _elsewhere(noted: Callable[[Sequence[int]], None]) -> contextlib.AbstractContextManager[None]:
+    """Return the context to run a model in for rows: not counted again where they are noted."""
+    return contextlib.nullcontext() if noted is unnoted else uncounted()
+
+
+def unnoted(rows: Sequence[int]) -> None:
+    """Note nothing about rows that are read."""
 
 
 @attrs.define(eq=False)
@@ -119,6 +130,7 @@ class StateReader:
     stored: Stored | None
     live: LoadedModel | None
     exact_share: float = 1.0
+    _noted: Callable[[Sequence[int]], None] = unnoted
 
     @classmethod
     def of_model(
@@ -139,11 +151,14 @@ class StateReader:
             rows: rows of the split.
             lengths: positions wanted per row, see `RowIndex.positions`.
         """
+        self._noted(rows)
         if self.stored is not None:
             stored, positions = self.stored, self.index.positions(rows, lengths)
             return self._selected(lambda name: stored.gather(name, positions).to(self.dtype))
         assert self.live is not None
-        tensors, _ = forward_states(self.live, self.split, rows, self.read_blocks, logits=False)
+        wanted = self.read_blocks
+        with _elsewhere(self._noted):
+            tensors, _ = forward_states(self.live, self.split, rows, wanted, logits=False)
         local = RowIndex.of(
             EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows)),
             picks=None if self.index.picks is None else [self.index.picks[row] for row in rows],
@@ -174,13 +189,16 @@ class LogitReader:
     index: RowIndex
     _stored: Stored | None
     _live: LoadedModel | None
+    _noted: Callable[[Sequence[int]], None] = unnoted
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return `[tokens, V]` for the given rows, in row order."""
+        self._noted(rows)
         if self._stored is not None:
             return self._stored.gather("logits", self.index.positions(rows))
         assert self._live is not None
-        return forward_states(self._live, self.split, rows, (), logits=True)[1]
+        with _elsewhere(self._noted):
+            return forward_states(self._live, self.split, rows, (), logits=True)[1]
 
 
 def forward_states(

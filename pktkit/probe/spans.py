@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.encoding import template
+from pktkit.encoding import repeated_beginning, template
 from pktkit.vocabulary import surfaces
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ class TextReader:
         )
         special = encoding["special_tokens_mask"]
         count = max((i + 1 for i, mask in enumerate(special) if not mask), default=len(special))
-        ids = encoding["input_ids"][:count]
+        ids, offsets = encoding["input_ids"][:count], encoding["offset_mapping"][:count]
+        start = repeated_beginning(self.tokenizer, ids, offsets)
+        ids, offsets = ids[start:], offsets[start:]
         known = [self._surfaces.get(i) for i in ids]
-        ends = byte_ends(text, encoding["offset_mapping"][:count], known)
+        ends = byte_ends(text, offsets, known)
         border = len(prefix.encode())
         least, most = (
             tuple(end - border for end in itertools.accumulate(side, max)) for side in ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pktkit.report import numbers
+from pktkit.report.budgets import unlike
 from pktkit.report.records import Comparison, Row
 
 LEGEND = (
@@ -40,9 +41,10 @@ def body(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return numbered reasons of failed seeds, then how to read the columns."""
+    """Return numbered reasons of failed seeds, what was unlike, then how to read the columns."""
     texts = [f"[{number}] {text}" for text, number in _note_numbers(comparison).items()]
-    return [*texts, LEGEND]
+    difference = unlike(comparison)
+    return [*texts, *([difference] if difference else []), LEGEND]
 
 
 def title(comparison: Comparison) -> str:

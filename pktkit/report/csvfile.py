@@ -26,7 +26,11 @@ COLUMNS = (
     "steps",
     "tokens",
     "trainable_parameters",
+    "rows",
+    "flops",
+    "source_flops",
     "seconds",
+    "peak_bytes",
     "failed",
 )
 
@@ -68,7 +72,11 @@ def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
         "" if row.steps is None else row.steps,
         "" if row.tokens is None else row.tokens,
         "" if row.trainable_parameters is None else row.trainable_parameters,
+        "" if row.rows is None else row.rows,
+        "" if row.flops is None else row.flops,
+        "" if row.source_flops is None else row.source_flops,
         _figure(row.timing.total),
+        row.timing.peak_bytes or "",
         row.failed or "",
     )
 

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from pktkit.outcomes import Figure, ReportSection
-from pktkit.report import columns, numbers, svg
+from pktkit.report import budgets, columns, numbers, svg
 from pktkit.report.losses import Losses
 from pktkit.report.records import Comparison, Row, Summary
 from pktkit.report.verdict import verdict_sentences
@@ -112,8 +112,20 @@ def _task(comparison: Comparison, losses: Losses) -> str:
     return (
         f"<section>\n<h2>{html.escape(title)}</h2>\n{table}\n{notes}\n"
         f"<h3>Verdict</h3>\n<ul>\n{claims}\n</ul>\n"
-        f"{_forest(comparison)}\n{_curves(comparison, losses)}\n</section>"
+        f"{_forest(comparison)}\n{_budget(comparison)}\n{_curves(comparison, losses)}\n</section>"
     )
+
+
+def _budget(comparison: Comparison) -> str:
+    if budgets.reference_row(comparison) is None:
+        return ""
+    table = table_html(
+        budgets.HEADINGS,
+        budgets.body(comparison),
+        kinds=[str(row.role) for row in comparison.rows],
+        label=f"budgets on {comparison.name}",
+    )
+    return f'<h3>Budget</h3>\n{table}\n<p class="note">{html.escape(budgets.NOTE)}</p>'
 
 
 def _forest(comparison: Comparison) -> str:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pktkit.report.budgets import unlike
+from pktkit.report.curves import Curve, curves
 from pktkit.report.records import Comparison, Contrast, Row, Summary
 from pktkit.report.verdict import verdict_sentences
 
@@ -18,13 +20,15 @@ def results(summary: Summary) -> dict[str, Any]:
 
     Keys: `schema_version`; `plan`, as given; `scores` by task (`task at point` on a curve),
     deterministic: rows, contrasts, verdict; `timing` by task and strategy: wall seconds by stage
-    (mean over seeds) and peak bytes.
+    (mean over seeds) and peak bytes; `curves`, of a run with several points: score and interval
+    by task, strategy and budget.
     Scores are in percent, differences in points, absent values are null.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": plain(summary.plan),
         "scores": {c.name: _scores(c) for c in summary.comparisons},
+        "curves": [_curve(curve) for curve in curves(summary)],
         "timing": {c.name: _timing(c) for c in summary.comparisons},
     }
 
@@ -64,6 +68,7 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
         "alpha": comparison.alpha,
         "rows": [_row(row) for row in comparison.rows],
         "contrasts": [_contrast(contrast) for contrast in comparison.contrasts],
+        "unlike_budgets": unlike(comparison),
         "verdict": list(verdict_sentences(comparison)),
     }
 
@@ -84,7 +89,30 @@ def _row(row: Row) -> dict[str, Any]:
         "steps": row.steps,
         "tokens": row.tokens,
         "trainable_parameters": row.trainable_parameters,
+        "rows": row.rows,
+        "flops": row.flops,
+        "source_flops": row.source_flops,
+        "target_flops": row.target_flops,
         "layer_map": row.layer_map,
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "task": curve.task,
+        "strategy": curve.strategy,
+        "axis": curve.axis,
+        "level": curve.level,
+        "points": [
+            {
+                "budget": point.budget,
+                "mean": point.mean,
+                "low": point.interval.low if point.interval else None,
+                "high": point.interval.high if point.interval else None,
+                "seeds": point.seeds,
+            }
+            for point in curve.points
+        ],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pktkit.outcomes import ReportSection
-from pktkit.report import columns
+from pktkit.report import budgets, columns
 from pktkit.report.figures import figure_files
 from pktkit.report.records import Comparison, Summary
 from pktkit.report.verdict import verdict_sentences
@@ -38,8 +38,21 @@ def _task(comparison: Comparison) -> str:
             *notes,
             "**Verdict**",
             "\n".join(claims),
+            *_budget(comparison),
         ]
     )
+
+
+def _budget(comparison: Comparison) -> list[str]:
+    """Return what the rows spent, as a table; nothing where nothing was injected."""
+    if budgets.reference_row(comparison) is None:
+        return []
+    table = [
+        _line(budgets.HEADINGS),
+        "|:--|" + "--:|" * (len(budgets.HEADINGS) - 1),
+        *(_line(cells) for cells in budgets.body(comparison)),
+    ]
+    return ["**Budget**", "\n".join(table), _escape(budgets.NOTE)]
 
 
 def _line(cells: Sequence[str]) -> str:

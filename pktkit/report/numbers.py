@@ -47,16 +47,24 @@ def count(value: float | None) -> str:
 
 
 def large(value: int | None) -> str:
-    """Write a number of tokens or parameters with three digits and a unit."""
+    """Write a number of tokens, parameters or operations with three digits and a unit."""
     if value is None:
         return ABSENT
     size = float(value)
-    for unit in ("", "k", "M", "G"):
-        if size < 999.5 or unit == "G":
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if size < 999.5 or unit == "E":
             break
         size /= 1000.0
     text = f"{size:.0f}" if not unit or size >= 99.95 else f"{size:.1f}"
     return f"{text} {unit}".rstrip()
+
+
+def size(value: int | None) -> str:
+    """Write a number of bytes in GiB, or in MiB below one."""
+    if value is None:
+        return ABSENT
+    mebibytes = value / 2**20
+    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
 
 
 def seconds(value: float | None) -> str:

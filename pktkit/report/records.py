@@ -114,6 +114,9 @@ class Row:
             way round; number of items, mean over seeds.
         steps, tokens, trainable_parameters: of the injection, mean over seeds; None where nothing
             was injected.
+        rows: training rows that could be read, as steps.
+        source_flops, target_flops: operations of the transfer, as steps; see `pktkit.flops`.
+        interval: of `mean` over items and seeds, on a learning curve only; percent.
         layer_map: printable layer map of the first seed.
         timing: what it cost.
     """
@@ -130,6 +133,10 @@ class Row:
     steps: int | None = None
     tokens: int | None = None
     trainable_parameters: int | None = None
+    rows: int | None = None
+    source_flops: int | None = None
+    target_flops: int | None = None
+    interval: Interval | None = None
     layer_map: str = ""
     timing: Timing = attrs.field(factory=Timing)
 
@@ -142,6 +149,13 @@ class Row:
     def n_seeds(self) -> int:
         """How many seeds have scores."""
         return len(self.seeds)
+
+    @property
+    def flops(self) -> int | None:
+        """Operations of both models, or None where nothing was injected."""
+        if self.source_flops is None or self.target_flops is None:
+            return None
+        return self.source_flops + self.target_flops
 
     @property
     def failed(self) -> str | None:

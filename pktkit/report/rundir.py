@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from pktkit.errors import UsageError
-from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection
+from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection, Spent
 from pktkit.report.figures import figure_files
 from pktkit.report.html import render_html
 from pktkit.report.jsonfile import plain, render_json
@@ -181,6 +181,8 @@ def _cell(record: dict[str, Any]) -> CellResult:
         seconds=record["seconds"],
         peak_bytes=record["peak_bytes"],
         error=record["error"],
+        notes=record.get("notes", ()),
+        spent=None if record.get("spent") is None else Spent(**record["spent"]),
     )
 
 

@@ -69,6 +69,8 @@ def summarise(
         ]
         gathered = _gather(here, {name: known[name] for name in ordered})
         found = _compare(task, gathered, _Test(alpha, n_boot), meaning or {}, placebo_of or {})
+        if point != OWN:
+            found = _banded(found, gathered, _Test(alpha, n_boot))
         comparisons.append(attrs.evolve(found, point=point))
     return Summary(comparisons=tuple(comparisons), plan=plan or {})
 
@@ -265,14 +267,36 @@ def _row(gathered: _Gathered, target: _Gathered | None, contrast: Contrast | Non
     )
 
 
+def _banded(found: Comparison, gathered: Sequence[_Gathered], test: _Test) -> Comparison:
+    """Return a comparison whose rows have an interval of their mean, for a curve's band."""
+    intervals = {
+        g.strategy: statistics.paired_bootstrap(
+            g.stacked(sorted(g.scores)), n_boot=test.n_boot, level=1 - test.alpha
+        )
+        for g in gathered
+        if g.scores
+    }
+    rows = [
+        attrs.evolve(row, interval=Interval(100 * max(0.0, band.low), 100 * min(1.0, band.high)))
+        if (band := intervals.get(row.strategy))
+        else row
+        for row in found.rows
+    ]
+    return attrs.evolve(found, rows=tuple(rows))
+
+
 def _injected(cells: Sequence[CellResult]) -> dict[str, Any]:
-    """Return steps, tokens and trainable parameters, mean over the cells that injected."""
+    """Return what injections report and spent, mean over the cells that have it."""
     injections = [cell.injection for cell in cells if cell.injection is not None]
-    if not injections:
-        return {}
+    spent = [cell.spent for cell in cells if cell.spent is not None]
     return {
-        name: round(sum(getattr(injection, name) for injection in injections) / len(injections))
-        for name in ("steps", "tokens", "trainable_parameters")
+        name: round(sum(getattr(record, name) for record in records) / len(records))
+        for records, names in (
+            (injections, ("steps", "tokens", "trainable_parameters")),
+            (spent, ("rows", "source_flops", "target_flops")),
+        )
+        if records
+        for name in names
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pktkit.report import columns
+from pktkit.report import columns, curves
+from pktkit.report.curves import Curve
 from pktkit.report.records import Comparison, Role, Summary
 from pktkit.report.verdict import verdict_sentences
 
@@ -34,12 +36,36 @@ def render_table(summary: Summary, *, styled: bool = False, width: int = WIDTH) 
         highlight=False,
         legacy_windows=False,
     )
-    for position, comparison in enumerate(summary.comparisons):
+    groups = curves.grouped(curves.curves(summary))
+    for group in groups:
+        _print_curves(console, group, styled)
+    for position, comparison in enumerate(_shown(summary, curved=bool(groups))):
         if position:
             console.print()
         _print(console, comparison, styled)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def _shown(summary: Summary, *, curved: bool) -> list[Comparison]:
+    """Return what is printed in full: below curves, each task's last point, else everything."""
+    if not curved:
+        return list(summary.comparisons)
+    return list({comparison.task: comparison for comparison in summary.comparisons}.values())
+
+
+def _print_curves(console: Console, group: Sequence[Curve], styled: bool) -> None:
+    console.print(Text(curves.title(group[0]), style="bold" if styled else ""))
+    table = Table(box=SIMPLE_HEAD if styled else None, pad_edge=False, padding=(0, 1))
+    for place, heading in enumerate(curves.headings(group)):
+        table.add_column(heading, justify="right" if place else "left")
+    for curve, cells in zip(group, curves.body(group), strict=True):
+        style = _STYLES.get(curve.role, "") if styled else ""
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    console.print(table)
+    for text in (curves.note(group[0]), "The last point in full below, all points in report.md."):
+        console.print(Text(text, style="dim" if styled else ""))
+    console.print()
 
 
 def _print(console: Console, comparison: Comparison, styled: bool) -> None:

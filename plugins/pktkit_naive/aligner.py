@@ -15,6 +15,7 @@ from pktkit.capabilities import Capabilities
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.options import option
 from pktkit.pair import LoadedModel, ModelPair, load_model
+from pktkit.quantised import require_plain
 from pktkit.slicing import LeadingSlicer, NormSlicer, Slicer
 from pktkit.updates import DenseUpdate
 from pktkit.values import Alignment, LayerMap
@@ -142,8 +143,10 @@ def load_base(reference: str, source: LoadedModel) -> LoadedModel:
 
     Raises:
         UsageError: no such model.
-        PairIncompatibleError: a parameter is missing, additional, or of another shape.
+        PairIncompatibleError: a parameter is missing, additional, or of another shape, or the
+            source is quantised.
     """
+    require_plain(source.model, "a task vector")
     dtype = str(source.model.dtype).removeprefix("torch.")
     base = load_model(reference, dtype=dtype, device=str(source.anatomy.head_weight.device))
     ours, theirs = shapes(source), shapes(base)

@@ -106,7 +106,7 @@ def changes(
             source_centres=subtracts_mean(source.anatomy),
             target_centres=subtracts_mean(target.anatomy),
         )
-        made[block] = Change(back * moment.ratio, maps[block].matrix.double().cpu(), moment.ratio)
+        made[block] = Change(back * moment.ratio, maps[block].matrix.cpu().double(), moment.ratio)
     return made
 
 
@@ -180,7 +180,7 @@ def passes(
         named, _ = forward_states(
             model, split, order[start : start + size], sorted(blocks), logits=False
         )
-        states = {block: named[f"block.{block}"].double().cpu() for block in blocks}
+        states = {block: named[f"block.{block}"].cpu().double() for block in blocks}
         for block, tensor in states.items():
             if not bool(tensor.isfinite().all()):
                 raise NonFiniteError(

@@ -47,12 +47,12 @@ class Side:
 
     def weight(self, name: str) -> Tensor:
         """Return a projection, `[out, in]`."""
-        return self.projection(name).read(self.anatomy.model).double().cpu()
+        return self.projection(name).read(self.anatomy.model).cpu().double()
 
     def bias(self, name: str) -> Tensor | None:
         """Return a projection's bias, `[out]`, if it has one."""
         bias = self.projection(name).read_bias(self.anatomy.model)
-        return None if bias is None else bias.double().cpu()
+        return None if bias is None else bias.cpu().double()
 
     def projection(self, name: str) -> Projection:
         """Return the place of a projection."""
@@ -83,7 +83,7 @@ class Side:
         parameter = norms.get(key + part)
         if parameter is None:
             return None
-        return self.anatomy.model.get_parameter(parameter).detach().double().cpu()
+        return self.anatomy.model.get_parameter(parameter).detach().cpu().double()
 
 
 @attrs.frozen(eq=False)
@@ -223,8 +223,8 @@ def _head_norm(
     for part, offsets in (("", True), (".bias", False)):
         if name + part not in given or name + part not in own:
             continue
-        value = ours.anatomy.model.get_parameter(given[name + part]).detach().double().cpu()
-        stored = theirs.anatomy.model.get_parameter(own[name + part]).detach().double().cpu()
+        value = ours.anatomy.model.get_parameter(given[name + part]).detach().cpu().double()
+        stored = theirs.anatomy.model.get_parameter(own[name + part]).detach().cpu().double()
         ours_offset = ours.anatomy.layout.gain_offset if offsets else 0.0
         theirs_offset = theirs.anatomy.layout.gain_offset if offsets else 0.0
         delta = torch.zeros_like(stored)
