@@ -121,6 +121,7 @@ def run(name: str, out: Path, tasks: Sequence[str], wanted: Sequence[str], jobs:
                 seeds=tuple(range(stage.seeds)),
                 split=stage.split,
                 selection=PluginSelection.from_user(None),
+                allow_code_execution=True,  # the expressions of task `code`, in the sandbox
             )
             _complete(plan, folder(out, name, task, setting), out / "readings", jobs)
 

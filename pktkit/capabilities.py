@@ -45,6 +45,8 @@ class Capabilities:
         monotone: from one target block to the next, a matcher's source blocks never go back.
         strength_option: an injector's option whose value 0 leaves the target as it is.
         saving: how an aligner's maps are saved and read back.
+        executes_code: an evaluator runs what a model wrote, so that it needs the user's
+            permission, see `pktkit.permission`.
     """
 
     affine: bool = False
@@ -58,6 +60,7 @@ class Capabilities:
     monotone: bool = False
     strength_option: str | None = None
     saving: Saving | None = None
+    executes_code: bool = False
 
     def declares(self, name: str) -> bool:
         """Whether a capability is promised; 0 is a promise where it is a number."""

@@ -39,12 +39,14 @@ class Component:
         path: `"package.module:Attribute"`, imported on first use.
         summary: one line for `pktkit plugins list`.
         reference: paper, section or equation the component implements, if any.
+        external: for a task whose rows do not come with the package; `--task all` leaves it out.
     """
 
     name: str = attrs.field(validator=attrs.validators.matches_re(r"[a-z0-9][a-z0-9_.-]*"))
     path: str = attrs.field(validator=attrs.validators.matches_re(r"[\w.]+:[\w.]+"))
     summary: str = ""
     reference: str = ""
+    external: bool = False
 
     def load(self) -> Any:
         """Import and return the attribute behind `path`.

@@ -52,7 +52,11 @@ def pktkit_strategies() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def pktkit_tasks() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Register tasks: functions without arguments that return a `pktkit.tasks.base.Task`."""
+    """Register tasks: functions that return a `pktkit.tasks.base.Task`, or classes with options.
+
+    A function takes no arguments. A class has `Options` and a method `task() -> Task`; what the
+    user types after the name (`NAME:PROTOCOL@DATA?option=value`) becomes its options.
+    """
 
 
 @hookspec

@@ -61,6 +61,11 @@ def parse_override(text: str) -> Override:
             "e.g. aligner.rank=8."
         )
     stages = [*(kind.value for kind in STAGES), "budget"]
+    if match["stage"] == "task":
+        raise UsageError(
+            f"--set '{text}': options of a task stand behind its name: "
+            f"--task 'NAME?{match['option']}={match['value']}'."
+        )
     if match["stage"] not in stages:
         raise UsageError(
             f"--set '{text}': unknown stage '{match['stage']}'."

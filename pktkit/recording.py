@@ -89,19 +89,39 @@ def record(anatomy: Anatomy, blocks: Iterable[int], batch: Batch) -> Iterator[Re
 
         return hook
 
-    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (recording.select(args[0]),)
-
     try:
         for index in sorted(set(blocks)):
             block = anatomy.blocks[index]
             handles.append(block.register_forward_pre_hook(before(index), with_kwargs=True))
             handles.append(block.register_forward_hook(after(index)))
-        handles.append(anatomy.head.register_forward_pre_hook(select))
-        yield recording
+        with _head_fed(anatomy, recording):
+            yield recording
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def head_reads(anatomy: Anatomy, mask: Tensor) -> Iterator[None]:
+    """Feed the LM head the positions of `mask` only: a forward pass returns `[tokens, V]`.
+
+    Arguments:
+        mask: bool `[sequences, length]`.
+    """
+    with _head_fed(anatomy, Recording(mask)):
+        yield
+
+
+@contextlib.contextmanager
+def _head_fed(anatomy: Anatomy, recording: Recording) -> Iterator[None]:
+    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (recording.select(args[0]),)
+
+    handle = anatomy.head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:

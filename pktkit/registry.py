@@ -32,6 +32,7 @@ from pktkit.tracing import Trace
 
 if TYPE_CHECKING:
     from pktkit.tasks.base import Task
+    from pktkit.tasks.reference import TaskReference
 
 HOOKS: Mapping[Kind, str] = MappingProxyType(
     {
@@ -233,18 +234,39 @@ class Registry:
         strategy: Strategy = self.value(self.get(Kind.STRATEGY, name))
         return strategy
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str, reference: TaskReference | None = None) -> Task:
         """Return a registered task, freshly made.
 
+        Arguments:
+            name: as registered.
+            reference: what else the user said: protocol, data and options, for tasks that have
+                `Options`.
+
         Raises:
-            UsageError: unknown name.
-            PluginError: what is registered is no function that returns a task of that name.
+            UsageError: unknown name, options that do not fit, or data that is not there.
+            PluginError: what is registered is no task of that name.
         """
-        task: Task = self.value(self.get(Kind.TASK, name))
+        from pktkit.tasks.base import Task
+
+        registered = self.get(Kind.TASK, name)
+        value = self.value(registered)
+        if isinstance(value, type):
+            argument = getattr(value, "argument", "protocol")
+            given = {} if reference is None else reference.as_options(argument)
+            options = build_options(_options_of(registered, value), given, registered.label)
+            family = _called(registered, value, options)
+            value = _checked(registered, _called(registered, family.task), Task)
+        elif reference is not None and not reference.bare:
+            raise UsageError(
+                f"task '{name}' takes no protocol, data or options; type `--task {name}`."
+            )
+        task: Task = value
         return task
 
     def value(self, registered: Registered) -> Any:
         """Return what a registration stands for: a class, a `Strategy`, or a `Task` freshly made.
+
+        A task that takes options is registered as a class, and the class is returned.
 
         Raises:
             UsageError: a strategy's recipe cannot be read.
@@ -258,6 +280,9 @@ class Registry:
         if registered.kind is Kind.TASK:
             from pktkit.tasks.base import Task
 
+            if isinstance(value, type) and hasattr(value, "Options"):
+                describe_options(_options_of(registered, value))
+                return value
             return _checked(registered, _called(registered, value), Task)
         return value
 

@@ -38,7 +38,8 @@ REGISTRY = Registry.discover()
 
 NO_BASE = "the task vector needs the model that the source was trained from, option base"
 NO_FILE = "reads a file that another aligner wrote; law saved-maps of those aligners covers it"
-SKIPPED = {"map-file": NO_FILE}
+NO_ROWS = "scores rows of the harness only; tests/test_lm_eval.py has its laws"
+SKIPPED = {"map-file": NO_FILE, "lm-eval": NO_ROWS}
 FAST = {"hypernetwork": {"examples": 1, "align_rows": 2}}
 """Options that make a component faster without leaving out any of its code."""
 

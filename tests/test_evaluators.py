@@ -20,14 +20,16 @@ from pktkit.errors import UsageError
 from pktkit.generation import Continuation
 from pktkit.options import build_options
 from pktkit.pair import LoadedModel
+from pktkit.permission import VARIABLE
 from pktkit.protocols import Evaluator
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.testing import tiny_loaded
-from pktkit_benchmarks import code_execution, exact_match, multiple_choice
+from pktkit_benchmarks import code_execution, exact_match, multiple_choice, worker_process
 from pktkit_benchmarks.code_execution import CodeExecution, expression_of, score_expressions
-from pktkit_benchmarks.exact_match import ExactMatch, final_number, first_number, score_exact_match
+from pktkit_benchmarks.exact_match import ExactMatch, score_exact_match
+from pktkit_benchmarks.extraction import final_number, first_number
 from pktkit_benchmarks.multiple_choice import MultipleChoice, likeliest
-from pktkit_benchmarks.sandbox import WORKER, Limits, Sandbox
+from pktkit_benchmarks.sandbox import Limits, Sandbox
 
 
 def make_task(items: Sequence[Item], evaluator: str = "exact-match", tokens: int = 4) -> Task:
@@ -40,6 +42,11 @@ def llama() -> LoadedModel:
     return tiny_loaded("llama", blocks=2)
 
 
+@pytest.fixture(autouse=True)
+def permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+
+
 # Registration
 
 
@@ -50,7 +57,10 @@ def test_every_component_loads_and_keeps_its_promise() -> None:
         assert isinstance(instance, Evaluator)
         assert component.summary and component.reference
     for component in pktkit_benchmarks.pktkit_tasks():
-        assert component.load()().name == component.name
+        if component.external:
+            assert attrs.has(component.load().Options)
+        else:
+            assert component.load()().name == component.name
 
 
 def test_evaluate_is_not_imported_for_scoring() -> None:
@@ -262,14 +272,15 @@ def test_inputs_are_fresh_for_every_item() -> None:
 def test_the_process_ends_with_the_sandbox() -> None:
     with Sandbox(Limits(seconds=0.3)) as sandbox:
         sandbox.run("v", [1])
-        assert sandbox._process is not None
-        process, folder = sandbox._process, Path(sandbox._folder.name)
+        worker = sandbox._worker
+        assert worker._process is not None
+        process, folder = worker._process, Path(worker._folder.name)
         process.kill()
         process.wait()
         assert "ended" in sandbox.run("v", [1]).error
         assert sandbox.run("v", [1]).outputs == (1,)
-        process = sandbox._process
-    assert process.poll() is not None and not folder.exists()
+        process = worker._process
+    assert process is not None and process.poll() is not None and not folder.exists()
 
 
 # The second wall: what the process could do if an expression got past the screen
@@ -286,13 +297,15 @@ ESCAPES = {
 }
 
 
-def test_the_process_itself_is_confined(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", ["", "seccomp", "seccomp landlock", "landlock"])
+def test_the_process_itself_is_confined(tmp_path: Path, without: str) -> None:
     script = textwrap.dedent(
         """
         import _socket, json, os, resource, sys
         sys.path.insert(0, sys.argv[1])
-        import sandbox_worker
-        sandbox_worker.confine(200 << 20)
+        from confined.confinement import confine
+        walls = confine(memory=200 << 20, without=sys.argv[3].split())
+        assert not set(walls) & set(sys.argv[3].split())
         done = []
         for name, code in json.loads(sys.argv[2]).items():
             try:
@@ -303,8 +316,9 @@ def test_the_process_itself_is_confined(tmp_path: Path) -> None:
         os.write(1, json.dumps(done).encode())
         """
     )
+    place = str(Path(worker_process.__file__).parent)
     result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script, str(WORKER.parent), json.dumps(ESCAPES)],
+        [sys.executable, "-I", "-S", "-c", script, place, json.dumps(ESCAPES), without],
         capture_output=True,
         cwd=tmp_path,
         env={},
@@ -319,12 +333,13 @@ def test_environment_and_files_are_not_handed_down(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SECRET", "x")
     with Sandbox() as sandbox:
         sandbox.run("v", [1])
-        assert sandbox._process is not None
-        place = Path(f"/proc/{sandbox._process.pid}")
+        process = sandbox._worker._process
+        assert process is not None
+        place = Path(f"/proc/{process.pid}")
         if not place.exists():
             pytest.skip("no /proc here")
         own_session = int((place / "stat").read_text().rsplit(")", 1)[1].split()[3])
-        assert own_session == sandbox._process.pid
+        assert own_session == process.pid
         try:
             assert b"SECRET" not in (place / "environ").read_bytes()
             assert len(list((place / "fd").iterdir())) == 3

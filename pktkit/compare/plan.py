@@ -14,7 +14,7 @@ from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
 from pktkit.points import OWN
-from pktkit.settings import ProbeSettings
+from pktkit.settings import EvidenceSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
@@ -98,8 +98,12 @@ class Plan:
         template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        repeats: further runs of every strategy's first seed, which measure noise.
+        evidence: how differences are tested.
         equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
             the steps of its budget.
+        allow_code_execution: whether programs that a model wrote may be run, see
+            `pktkit.permission`.
     """
 
     pair: PairSpec
@@ -113,14 +117,20 @@ class Plan:
     template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    repeats: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    evidence: EvidenceSettings = attrs.field(factory=EvidenceSettings)
     equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
+    allow_code_execution: bool = False
 
     def strategy(self, name: str) -> Strategy:
         """Return one of the plan's strategies."""
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once per task."""
+        """Return every unit of work; untouched models are scored once per task.
+
+        Repeats are further cells of the first seed, after all others.
+        """
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
@@ -133,7 +143,9 @@ class Plan:
                 for strategy in self.strategies
                 if strategy.injector is not None
             ]
-        return keys
+        first = [key for key in keys if key.seed == self.seeds[0]]
+        again = range(1, self.repeats + 1)
+        return keys + [attrs.evolve(key, repeat=repeat) for repeat in again for key in first]
 
 
 def choose_strategies(
@@ -169,11 +181,18 @@ def choose_strategies(
     return chosen
 
 
+def own_tasks(registry: Registry) -> list[str]:
+    """Return the names of the tasks whose rows come with their package."""
+    return sorted(
+        {e.component.name for e in registry.entries(Kind.TASK) if not e.component.external}
+    )
+
+
 def choose_task(registry: Registry, name: str) -> Task:
-    """Return a task by its registered name, or from a file of rows.
+    """Return a task by its registered name or reference, or from a file of rows.
 
     Raises:
-        UsageError: no such task, or a file that cannot be read as one.
+        UsageError: no such task, a file that cannot be read as one, or data that is not there.
     """
     from pktkit.tasks.jsonl import resolve_task
 
@@ -183,6 +202,13 @@ def choose_task(registry: Registry, name: str) -> Task:
 def templated(task: Task, template: str) -> Task:
     """Return a task with another template; an empty one leaves it its own."""
     return attrs.evolve(task, template=template) if template else task
+
+
+def scored(task: Task, plan: Plan) -> Task:
+    """Return a task as the plan scores it: with its template, and only as many items."""
+    items = task.items(plan.split)[: plan.item_limit]
+    task = templated(task, plan.template)
+    return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.errors import StrategyError
 from pktkit.flops import ForwardCost
 from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
+from pktkit.offloaded import require_held
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.identity import model_content, tokenizer_content
@@ -231,10 +232,11 @@ class Probe:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; names the item.
-            PairIncompatibleError: the source is quantised.
+            PairIncompatibleError: the source is quantised, or not all of it is in memory.
         """
         encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
         require_plain(source.model, "sensitivity of the source's weights")
+        require_held(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
             totals = zeros(sensitivity_shapes(source), self._cache.directory)

@@ -20,6 +20,7 @@ from pktkit.cache.address import library_versions, reading_code
 from pktkit.checkpoints import quiet, require_writable
 from pktkit.components import Kind
 from pktkit.errors import DoesNotFitError, UsageError
+from pktkit.offloaded import held
 from pktkit.probe import Probe
 from pktkit.probe.identity import model_content, tokenizer_content
 from pktkit.states.record import READINGS, WEIGHTS, StatesRecord
@@ -178,8 +179,8 @@ def _write_parts(source: LoadedModel, directory: Path) -> None:
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the parts that are written are plain
     kept = {id(p) for m in (anatomy.final_norm, anatomy.head) for p in m.parameters()}
-    named: Mapping[str, Any] = dict(source.model.named_parameters())
-    weights = {n: p.detach().cpu().contiguous() for n, p in named.items() if id(p) in kept}
+    names = [n for n, p in source.model.named_parameters() if id(p) in kept]
+    weights = {name: held(source.model, name).cpu().contiguous() for name in names}
     with quiet():
         config.save_pretrained(directory)
         source.tokenizer.save_pretrained(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ class Task:
         max_new_tokens: how far generation may go.
         template: how prompt and answer are joined, see `pktkit.encoding.TEMPLATES`.
         budget: fields of `pktkit.budget.Budget` that suit the task.
+        protocol: name of the prompts and settings, for public benchmarks that have several.
+        absent: by split that has no items, why, and what to do about it.
     """
 
     name: str
@@ -100,18 +103,57 @@ class Task:
     max_new_tokens: int = 32
     template: str = "plain"
     budget: Mapping[str, Any] = attrs.field(factory=dict)
+    protocol: str = ""
+    absent: Mapping[str, str] = attrs.field(factory=dict)
 
     def items(self, split: str) -> tuple[Item, ...]:
         """Return the items of one split.
 
         Raises:
-            UsageError: the task has no such split.
+            UsageError: the task has no such split, or no rows for it.
         """
+        if split in self.absent:
+            raise UsageError(f"task '{self.name}' has no '{split}' rows: {self.absent[split]}")
         if split not in self.splits:
             raise UsageError(
                 f"task '{self.name}' has no split '{split}'; it has {', '.join(self.splits)}."
             )
         return self.splits[split]
+
+    def comparability(self, split: str) -> dict[str, Any]:
+        """Return what two scores must share to be compared, and a key that says whether they do.
+
+        Arguments:
+            split: where scores are read, cut to the items that are scored.
+
+        Returns:
+            Benchmark, metric, protocol, template, split, number of items, a hash of their
+            prompts and gold answers, evaluator with options, longest answer; and `key`, a hash of
+            all that. Equal keys: the same questions, asked and scored in the same way.
+        """
+        items = self.items(split)
+        content = hashlib.sha256()
+        for item in items:
+            content.update(json.dumps(item.to_row(), sort_keys=True).encode())
+        facts: dict[str, Any] = {
+            "task": self.name,
+            "metric": self.card.metric,
+            "protocol": self.protocol,
+            "template": self.template,
+            "split": split,
+            "items": len(items),
+            "content": content.hexdigest()[:16],
+            "evaluator": self.evaluator.name,
+            # Where files lie says nothing about what is asked.
+            "options": {
+                name: value
+                for name, value in self.evaluator.options.items()
+                if not name.endswith("_path")
+            },
+            "max_new_tokens": self.max_new_tokens,
+        }
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return {"key": hashlib.sha256(text.encode()).hexdigest()[:12], **facts}
 
     def dataset_dict(self) -> DatasetDict:
         """Return the splits as a `datasets.DatasetDict` with one row per item."""

@@ -1,4 +1,4 @@
-"""Tasks from files: JSON lines, a JSON list, or a YAML description beside them.
+"""Tasks from files: JSON lines, a JSON list, Parquet, or a YAML description beside them.
 
 A row is `{"question", "answer"}` as in GSM8K (the answer ends in `#### 24`), a conversation
 `{"messages": [user, assistant]}`, or `{"prompt", "answer"}`. `id`, `split`, `choices` and `check`
@@ -12,30 +12,39 @@ differs from the defaults:
     max_new_tokens: 200
     budget: {steps: 100}
     summary: Word problems of our own.
+
+`columns: {prompt: "Q: {query}", answer: label}` reads rows with columns of other names. With
+`evaluate: gsm8k`, or any other reference, that task is scored and the rows are what a transfer
+learns from.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from pktkit.components import Choice
 from pktkit.encoding import template as find_template
 from pktkit.errors import UsageError, unknown_name
 from pktkit.tasks.base import SPLITS, Item, Task, TaskCard
+from pktkit.tasks.columns import shaped
 from pktkit.tasks.jsonl_files import (
     DESCRIPTIONS,
     ENDINGS,
     ROW_FILES,
     is_task_file,
-    json_lines,
-    json_list,
     read_description,
+    read_rows,
 )
 from pktkit.tasks.jsonl_rows import Row, normalised, read_row
+from pktkit.tasks.reference import parse_reference
 from pktkit.tasks.splitting import digest
+from pktkit.tasks.training import with_training
 
 SHARES: Mapping[str, float] = {
     "test": 0.25,
@@ -51,14 +60,14 @@ NEW_TOKENS: Mapping[str, int] = {"last-number": 256, "choice": 8, "all": 64}
 
 
 def resolve_task(
-    reference: str, known: Iterable[str], build: Callable[[str], Task], *, template: str = "plain"
+    reference: str, known: Iterable[str], build: Callable[..., Task], *, template: str = "plain"
 ) -> Task:
-    """Find a task: a registered name, or else the path of a task file.
+    """Find a task: a registered name, alone or in a reference, or else the path of a task file.
 
     Arguments:
-        reference: what was typed after `--task`.
+        reference: what was typed after `--task`, see `pktkit.tasks.reference`.
         known: names of the registered tasks.
-        build: returns a registered task by name.
+        build: returns a registered task by name; a `TaskReference` follows where more was said.
         template: for rows files, see `load_task`.
 
     Raises:
@@ -67,13 +76,23 @@ def resolve_task(
     names = tuple(known)
     if reference in names:
         return build(reference)
+    parsed = parse_reference(reference)
+    if parsed is not None and parsed.name in names:
+        return build(parsed.name, parsed)
     if is_task_file(reference):
-        return load_task(reference, template=template)
-    error = unknown_name("task", reference, names)
+        resolve = partial(resolve_task, known=names, build=build)
+        return load_task(reference, template=template, resolve=resolve)
+    error = unknown_name("task", reference if parsed is None else parsed.name, names)
     raise UsageError(f"{error} A file of rows must end in {ENDINGS}.")
 
 
-def load_task(path: str | Path, *, template: str = "plain", name: str | None = None) -> Task:
+def load_task(
+    path: str | Path,
+    *,
+    template: str = "plain",
+    name: str | None = None,
+    resolve: Callable[[str], Task] | None = None,
+) -> Task:
     """Read a task from a file of rows or from a description.
 
     Rows without `split` are dealt by a hash of their prompt, hence a row stays in its split when
@@ -81,9 +100,10 @@ def load_task(path: str | Path, *, template: str = "plain", name: str | None = N
     likelihood, others by exact match of the whole answer.
 
     Arguments:
-        path: a file ending in `.jsonl`, `.json`, `.yaml` or `.yml`.
+        path: a file ending in `.jsonl`, `.json`, `.parquet`, `.yaml` or `.yml`.
         template: how prompt and answer are joined; a description's own setting comes first.
         name: the task's name; default the description's, or the file's name without its ending.
+        resolve: finds the task that a description's `evaluate` names.
 
     Raises:
         UsageError: the file is missing, is not what its ending says, has a faulty row (the
@@ -94,7 +114,10 @@ def load_task(path: str | Path, *, template: str = "plain", name: str | None = N
     if suffix in ROW_FILES:
         return _task(path, {"rows": path.name}, template, name)
     if suffix in DESCRIPTIONS:
-        return _task(path, read_description(path), template, name)
+        described = read_description(path)
+        if "evaluate" in described:
+            return _evaluated(path, described, name, resolve)
+        return _task(path, described, template, name)
     raise UsageError(f"task file {path} must end in one of {ENDINGS}.")
 
 
@@ -102,7 +125,7 @@ def _task(path: Path, described: Mapping[str, Any], template: str, name: str | N
     name = name or described.get("name") or re.sub(r"[^\w.-]+", "-", path.stem)
     template = described.get("template", template)
     find_template(template)
-    rows = _all_rows(path, described["rows"], name)
+    rows = _all_rows(path, described, name)
     _refuse_repeats(rows)
     kind, evaluator = _evaluator(rows, path)
     given = described.get("evaluator")
@@ -118,6 +141,41 @@ def _task(path: Path, described: Mapping[str, Any], template: str, name: str | N
         template=template,
         budget=described.get("budget", {}),
     )
+
+
+def _evaluated(
+    path: Path,
+    described: Mapping[str, Any],
+    name: str | None,
+    resolve: Callable[[str], Task] | None,
+) -> Task:
+    """Score one task, learn from the rows of another file."""
+    if resolve is None:
+        raise UsageError(f"{path}: 'evaluate' names a task, give this file to --task.")
+    reference = described["evaluate"]
+    if is_task_file(reference):
+        reference = str(path.parent / reference)
+    task = resolve(reference)
+    if "rows" in described:
+        rows = _all_rows(path, described, task.name)
+        _refuse_repeats(rows)
+        splits: dict[str, list[Item]] = {split: [] for split in ("train", "align", "extract")}
+        for row in rows:
+            split = row.split or split_of(row.item.prompt)
+            splits[split if split in splits else "train"].append(row.item)
+        task = with_training(task, splits, where=str(path))
+    changes = {key: described[key] for key in _EVALUATED if key in described}
+    summary = described.get("summary", task.card.summary)
+    return attrs.evolve(
+        task,
+        name=name or described.get("name") or path.stem,
+        card=attrs.evolve(task.card, summary=summary),
+        **changes,
+    )
+
+
+_EVALUATED = ("template", "max_new_tokens", "budget")
+"""Keys of a description that replace what the evaluated task says."""
 
 
 def _card(summary: str, evaluator: Choice, rows: Sequence[Row]) -> TaskCard:
@@ -197,19 +255,36 @@ def _refuse_repeats(rows: Iterable[Row]) -> None:
             seen[what, key] = row.where
 
 
-def _all_rows(path: Path, rows: str | Mapping[str, str], name: str) -> list[Row]:
+def _all_rows(path: Path, described: Mapping[str, Any], name: str) -> list[Row]:
     """Read the rows of one file, or of one file per split."""
-    if isinstance(rows, str):
-        return _rows(path.parent / rows, name, "")
-    return [row for split, file in rows.items() for row in _rows(path.parent / file, name, split)]
-
-
-def _rows(path: Path, name: str, split: str) -> list[Row]:
-    values = json_lines(path) if path.suffix.lower() == ".jsonl" else json_list(path)
-    rows = [
-        read_row({**value, "split": split} if split and isinstance(value, dict) else value, w, name)
-        for w, value in values
+    rows, columns = described["rows"], described.get("columns", {})
+    files = {"": rows} if isinstance(rows, str) else rows
+    return [
+        row
+        for split, file in files.items()
+        for row in rows_of(path.parent / file, name, split=split, columns=columns)
     ]
+
+
+def rows_of(
+    path: Path, name: str, *, split: str = "", columns: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Read a file of rows.
+
+    Arguments:
+        path: the file.
+        name: the task's name, which begins ids made here.
+        split: the split of all rows; empty where the rows say it themselves.
+        columns: see `pktkit.tasks.columns`.
+
+    Raises:
+        UsageError: the file cannot be read, has no rows, or a faulty one.
+    """
+    rows = []
+    for where, value in read_rows(path):
+        row = shaped(value, columns, where) if columns else value
+        row = {**row, "split": split} if split and isinstance(row, dict) else row
+        rows.append(read_row(row, where, name))
     if not rows:
         raise UsageError(f"{path} has no rows.")
     return rows

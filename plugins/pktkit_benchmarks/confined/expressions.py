@@ -1,10 +1,9 @@
 """The sandboxed process: reads expressions as JSON lines, evaluates them, answers in JSON lines.
 
-Run as `python -I -S sandbox_worker.py LIMITS`, with `LIMITS` a JSON object. It imports only the
-standard library, and nothing at all once it has confined itself. Two walls stand between an
-expression and the machine: the expression is screened (no statements, no attributes beyond the
-public methods of plain values, a short list of builtins), and the process can open no file or
-socket, start no process and take no more memory or processor time than its limits.
+It imports nothing once it has confined itself. Two walls stand between an expression and the
+machine: the expression is screened (no statements, no attributes beyond the public methods of
+plain values, a short list of builtins), and the process can open no file or socket, start no
+process and take no more memory or processor time than its limits.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ import ast
 import contextlib
 import json
 import math
-import os
 import resource
 import sys
 import time
+from typing import Any
 
-NOBODY = 65534
+from .confinement import confine
+
 LARGEST_TEXT = 20_000
 PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset)
 # `format` and its kin would reach attributes through strings.
@@ -40,37 +40,6 @@ BUILTINS = {
 
 class Refused(Exception):
     """The expression asks for something that no answer needs."""
-
-
-def confine(memory: int, files: int = 0) -> None:
-    """Give up, for good, what an expression never needs.
-
-    Arguments:
-        memory: most bytes of address space.
-        files: how many more files or sockets may be opened.
-    """
-    limits = {
-        "RLIMIT_AS": memory,
-        "RLIMIT_CORE": 0,
-        "RLIMIT_FSIZE": 0,
-        "RLIMIT_NOFILE": 3 + files,
-        "RLIMIT_NPROC": 0,
-    }
-    if os.geteuid() == 0:
-        become_nobody()
-    for name, value in limits.items():
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            resource.setrlimit(getattr(resource, name), (value, value))
-
-
-def become_nobody() -> None:
-    """Drop root where the system lets us: the process limit does not bind root."""
-    with contextlib.suppress(OSError):
-        os.setgroups([])
-    with contextlib.suppress(OSError):
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-    with contextlib.suppress(OSError, AttributeError):
-        os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def allow_seconds(seconds: float) -> None:
@@ -135,15 +104,10 @@ def evaluate(job: dict[str, object], output_bytes: int) -> str:
         return json.dumps({"error": f"{kind}: {str(error)[:200]}"})
 
 
-def main() -> None:
+def main(limits: dict[str, Any]) -> None:
     """Confine the process, then answer jobs until the input ends."""
-    limits = json.loads(sys.argv[1])
-    confine(limits["memory"])
-    print(json.dumps({"ready": True}), flush=True)
+    walls = confine(memory=limits["memory"])
+    print(json.dumps({"ready": True, "walls": walls}), flush=True)
     for line in sys.stdin:
         allow_seconds(limits["seconds"])
         print(evaluate(json.loads(line), limits["output_bytes"]), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Public benchmarks as tasks: MMLU, GSM8K, HumanEval and MBPP."""
