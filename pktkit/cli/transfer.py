@@ -66,7 +66,8 @@ def transfer(
     if chosen[0].injector is None:
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
-    with together(models) as (processes, models):
+    with together(models.pair.devices, models.cache) as (processes, cache):
+        models = attrs.evolve(models, cache=cache)
         processes.on_main(lambda: require_writable(out))
         probe = models.probe(task)
         record = _run(chosen[0], probe, registry, seed=seed, out=out, processes=processes)

@@ -106,7 +106,7 @@ class WrittenSource(LoadedModel):
         by_content = {row["content"]: row for row in written["items"]}
         rows = [by_content.get(item_content(item)) for item in task.items(split)]
         unknown = sum(row is None for row in rows)
-        if unknown or written["evaluator"] != evaluator_of(task):
+        if unknown or written["evaluator"] != evaluator_of(task, split):
             what = f"{unknown} of its {len(rows)} items" if unknown else "the evaluator"
             raise UsageError(
                 f"the scores of the source in '{self.directory}' are of another form of split "
@@ -167,11 +167,12 @@ def item_content(item: Item) -> str:
     return hashlib.sha256(json.dumps(item.to_row(), sort_keys=True).encode()).hexdigest()
 
 
-def evaluator_of(task: Task) -> dict[str, Any]:
-    """Return what decides how answers are scored, JSON-serialisable."""
-    choice = json.loads(json.dumps(attrs.asdict(task.evaluator), sort_keys=True, default=str))
-    limits = {"template": task.template, "max_new_tokens": task.max_new_tokens}
-    return {"choice": choice, **limits}
+def evaluator_of(task: Task, split: str) -> dict[str, Any]:
+    """Return what decides how answers are asked for and scored, JSON-serialisable."""
+    facts = task.comparability(split)
+    kept = {k: v for k, v in facts.items() if k not in ("key", "items", "content")}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
+    return plain
 
 
 def open_source(location: str, *, device: str = "cpu") -> WrittenSource:

@@ -165,7 +165,7 @@ def _scores(
             {**attrs.asdict(score), "content": item_content(item)}
             for item, score in zip(items, scores, strict=True)
         ]
-        found[split] = {"evaluator": evaluator_of(task), "items": rows}
+        found[split] = {"evaluator": evaluator_of(task, split), "items": rows}
     return found
 
 
