@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 
+from pktkit.cache.directory import CacheDirectory
 from pktkit.compare.lock import Lock
 from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
+
+log = structlog.get_logger(__name__)
 
 REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -228,10 +232,22 @@ def summary_of(lock: Lock, results: Sequence[CellResult]) -> Summary:
 
 @contextlib.contextmanager
 def _readings(cache: Path | None) -> Iterator[Path]:
-    """Give the user's directory of readings, or one that is removed at the end."""
+    """Give the user's directory of readings, or one that is removed at the end.
+
+    The latter also where the user's cannot be written to, which is said once, here.
+    """
     if cache is not None:
-        yield cache
-        return
+        try:
+            CacheDirectory(cache).trial()
+        except OSError as error:
+            log.warning(
+                "the cache of readings cannot be written to, going on without it",
+                directory=str(cache),
+                reason=str(error),
+            )
+        else:
+            yield cache
+            return
     with tempfile.TemporaryDirectory(prefix="pktkit-") as temporary:
         yield Path(temporary)
 
