@@ -1,31 +1,48 @@
 """How often the intervals of `pktkit.statistics` hold the truth, and how often Holm errs.
 
-    python benchmarks/statistics_simulation.py [--simulations 2000]
+    python benchmarks/statistics_simulation.py [--simulations 2000] [--only coverage]
 
-Prints two tables. The first gives coverage and width of nominal 95 % intervals of a strategy minus
-the untouched target. The second gives, where no strategy differs from its reference, how often at
-least one of three strategies is called different after Holm's correction; the aim is 5 %.
+Prints four tables in Markdown, those of docs/statistics.md:
 
-Items are right when ability + easiness of the item + noise of this seed on this item is above 0,
-all normal (a probit item-response model, Lord and Novick, "Statistical Theories of Mental Test
-Scores", 1968, chapter 16). The seed moves the ability; `seed deviation` is what that does to the
-mean score, in points.
+* `coverage`, `corners`: how often nominal 95 % intervals of a strategy minus the untouched target
+  hold the true difference, how wide they are, and how often the interval of the share of the
+  source-target distance holds the true share;
+* `null`: where no strategy differs from its reference, how often at least one of three is called
+  different after Holm's correction, and without it, and by the exact test over items alone;
+* `freedom`: coverage of the rule for degrees of freedom by numerical integration, for normal data,
+  beside Satterthwaite's rule and the sum of independent t draws.
+
+Items are right with probability `1 / (1 + exp(-(ability + easiness)))`, drawn anew for every seed
+(Rasch, "Probabilistic Models for Some Intelligence and Attainment Tests", 1960): item difficulty is
+normal and shared by all rows, a seed moves the ability, and the draw is the noise of one seed on
+one item. The untouched target and the source are drawn once. `seed deviation` is what the seed
+does to the mean score, in points.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
-from pktkit.statistics import FloatArray, holm, paired_evidence
+from pktkit.statistics import (
+    FloatArray,
+    exact_test,
+    holm,
+    paired_evidence,
+    share_closed,
+)
+from pktkit.statistics.components import degrees_of_freedom
 
-EASINESS = 1.0
-NOISE = 0.7
-TARGET_ABILITY = -0.5
+EASINESS = 2.5
+TARGET, SOURCE = -1.5, 3.0
+STRATEGIES = 3
+ALPHA = 0.05
 
 
 @attrs.frozen
@@ -34,31 +51,40 @@ class Setting:
 
     Arguments:
         seeds, items: size of the sample.
-        seed_effect: deviation of the seed's effect on ability.
+        seed_effect: deviation of the seed's effect on ability, in logits.
+        effect: mean ability of the strategy above the target's; 0 is tuned to a true difference
+            of exactly 0.
         shape: how seed effects are distributed, "normal" or "collapse" (one seed in five fails).
-        effect: ability of the strategy above the target's.
     """
 
     seeds: int
     items: int
     seed_effect: float
+    effect: float = 1.5
     shape: str = "normal"
-    effect: float = 0.7
 
 
-SETTINGS = (
-    *(Setting(3, 500, effect) for effect in (0.0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.6)),
-    Setting(3, 500, 0.1, "collapse"),
-    *(Setting(3, items, 0.05) for items in (30, 100, 2000)),
-    *(Setting(seeds, 500, 0.05) for seeds in (1, 2, 5, 10)),
-    *(Setting(seeds, 500, 0.2) for seeds in (1, 2, 5, 10)),
+COVERAGE = tuple(
+    Setting(seeds, items, seed_effect, effect)
+    for seeds in (3, 5)
+    for items in (100, 300, 1000)
+    for seed_effect in (0.0, 0.1, 0.3)
+    for effect in (0.3, 1.5, 3.0)
 )
-NULL_SETTINGS = (
-    *(Setting(3, 500, effect, effect=0.0) for effect in (0.0, 0.05, 0.1, 0.2, 0.6)),
-    Setting(3, 500, 0.1, "collapse", effect=0.0),
-    Setting(3, 30, 0.05, effect=0.0),
-    Setting(2, 500, 0.1, effect=0.0),
-    Setting(5, 500, 0.1, effect=0.0),
+CORNERS = (
+    *(Setting(1, 1000, effect) for effect in (0.0, 0.3)),
+    *(Setting(2, 1000, effect) for effect in (0.0, 0.1, 0.3, 1.0)),
+    *(Setting(10, 1000, effect) for effect in (0.0, 0.3)),
+    *(Setting(seeds, 1000, 1.0) for seeds in (3, 5)),
+    *(Setting(seeds, 30, effect) for seeds in (3, 5) for effect in (0.0, 0.3)),
+    *(Setting(seeds, 1000, 0.1, shape="collapse") for seeds in (3, 5)),
+    *(Setting(seeds, 1000, 1.0, shape="collapse") for seeds in (3, 5)),
+)
+NULL = tuple(
+    Setting(seeds, items, seed_effect, 0.0)
+    for seeds in (3, 5)
+    for items in (100, 1000)
+    for seed_effect in (0.0, 0.1, 0.3, 1.0)
 )
 
 
@@ -69,83 +95,214 @@ def seed_effects(setting: Setting, count: int, rng: np.random.Generator) -> Floa
     return rng.standard_normal(count) * setting.seed_effect
 
 
-def strategy_scores(setting: Setting, easiness: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draw right (1) or wrong (0) for a strategy, `[seeds, items]`."""
-    ability = TARGET_ABILITY + setting.effect + seed_effects(setting, setting.seeds, rng)
-    noise = NOISE * rng.standard_normal((setting.seeds, setting.items))
-    return (ability[:, None] + easiness + noise > 0).astype(np.float64)
+def answers(ability: FloatArray, easiness: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draw right (1) or wrong (0), `[seeds, items]`, for the ability under each seed."""
+    chance = special.expit(ability[:, None] + easiness)
+    return (rng.random(chance.shape) < chance).astype(np.float64)
 
 
-def true_scores(setting: Setting) -> FloatArray:
-    """Return the mean score of very many seeds, by seed: over all items there could be."""
-    effects = seed_effects(setting, 1_000_000, np.random.default_rng(0))
-    spread = np.hypot(EASINESS, NOISE)
-    scores: FloatArray = stats.norm.cdf((TARGET_ABILITY + setting.effect + effects) / spread)
-    return scores
+def expected_score(ability: FloatArray) -> FloatArray:
+    """Return the mean score over all items there could be, for each ability."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+    scores: FloatArray = special.expit(ability[..., None] + EASINESS * nodes) @ weights
+    return scores / weights.sum()
 
 
-def coverage(setting: Setting, simulations: int, draws: int) -> tuple[float, float, float]:
-    """Return coverage (%), mean width (points) and true seed deviation (points)."""
+def true_scores(setting: Setting, ability: float) -> FloatArray:
+    """Return the expected score under very many seeds."""
+    effects = seed_effects(setting, 20_000, np.random.default_rng(0))
+    return expected_score(ability + effects - effects.mean())
+
+
+def ability_of(setting: Setting) -> float:
+    """Return the strategy's mean ability; without an effect, the one that scores as the target."""
+    if setting.effect:
+        return TARGET + setting.effect
+    wanted = float(expected_score(np.array(TARGET)))
+    return float(
+        optimize.brentq(
+            lambda ability: true_scores(setting, ability).mean() - wanted, TARGET - 2, TARGET + 2
+        )
+    )
+
+
+def strategy(
+    setting: Setting, ability: float, easiness: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """Draw the answers of a strategy under new seeds, `[seeds, items]`."""
+    return answers(ability + seed_effects(setting, setting.seeds, rng), easiness, rng)
+
+
+def covered(setting: Setting, simulations: int, draws: int) -> tuple[object, ...]:
+    """Simulate one setting of `COVERAGE` and return its line."""
     rng = np.random.default_rng(1)
-    by_seed = true_scores(setting)
-    truth = float(by_seed.mean() - stats.norm.cdf(TARGET_ABILITY / np.hypot(EASINESS, NOISE)))
-    hits, width = 0, 0.0
+    ability = ability_of(setting)
+    by_seed = true_scores(setting, ability)
+    base, top = expected_score(np.array([TARGET, SOURCE]))
+    truth = float(by_seed.mean() - base)
+    held = held_share = shares = 0
+    width = 0.0
     for _ in range(simulations):
         easiness = EASINESS * rng.standard_normal(setting.items)
-        noise = NOISE * rng.standard_normal(setting.items)
-        target = (TARGET_ABILITY + easiness + noise > 0).astype(np.float64)
-        difference = strategy_scores(setting, easiness, rng) - target
-        interval = paired_evidence(difference, n_boot=draws).interval
-        hits += truth in interval
+        target = answers(np.array([TARGET]), easiness, rng)
+        source = answers(np.array([SOURCE]), easiness, rng)
+        difference = strategy(setting, ability, easiness, rng) - target
+        interval = paired_evidence(difference, n_boot=draws, alpha=ALPHA).interval
+        held += truth in interval
         width += interval.high - interval.low
-    return 100 * hits / simulations, 100 * width / simulations, 100 * float(by_seed.std())
+        share = share_closed(difference, source - target, alpha=ALPHA)
+        if share is not None:
+            shares += 1
+            held_share += truth / float(top - base) in share.interval
+    return (
+        setting.seeds,
+        setting.items,
+        f"{100 * by_seed.std():.1f}",
+        f"{100 * truth:.1f}",
+        f"{100 * held / simulations:.1f}",
+        f"{100 * width / simulations:.1f}",
+        f"{100 * held_share / shares:.1f}",
+    )
 
 
-def false_positives(setting: Setting, simulations: int, draws: int) -> tuple[float, float]:
-    """Return how often (%) one of three equal strategies is called different: Holm, uncorrected.
+def falsely_claimed(
+    reference: str, setting: Setting, simulations: int, draws: int
+) -> tuple[object, ...]:
+    """Simulate one setting of `NULL` and return its line.
 
-    The reference is a strategy of the same kind with its own seed effects, shared by the three
-    comparisons as `sft` is.
+    Arguments:
+        reference: "target", drawn once, or "trained", a strategy of the same kind with seeds of
+            its own, shared by the comparisons as `sft` is.
     """
     rng = np.random.default_rng(2)
-    corrected = uncorrected = 0
+    ability = ability_of(setting)
+    counts = np.zeros(3)
     for _ in range(simulations):
         easiness = EASINESS * rng.standard_normal(setting.items)
-        reference = strategy_scores(setting, easiness, rng)
-        p_values = [
-            paired_evidence(strategy_scores(setting, easiness, rng) - reference, n_boot=draws).p
-            for _ in range(3)
-        ]
-        corrected += min(holm(p_values)) < 0.05
-        uncorrected += min(p_values) < 0.05
-    return 100 * corrected / simulations, 100 * uncorrected / simulations
+        if reference == "target":
+            base = answers(np.array([TARGET]), easiness, rng)
+        else:
+            base = strategy(setting, ability, easiness, rng)
+        differences = [strategy(setting, ability, easiness, rng) - base for _ in range(STRATEGIES)]
+        p_values = [paired_evidence(each, n_boot=draws).p for each in differences]
+        of_items = [exact_test(each).p for each in differences]
+        counts += [min(holm(p)) < ALPHA for p in (p_values, of_items)] + [min(p_values) < ALPHA]
+    deviation = 100 * float(true_scores(setting, ability).std())
+    holm_rate, items_rate, plain_rate = 100 * counts / simulations
+    return (
+        reference,
+        setting.seeds,
+        setting.items,
+        f"{deviation:.1f}",
+        f"{holm_rate:.1f}",
+        f"{plain_rate:.1f}",
+        f"{items_rate:.1f}",
+    )
+
+
+Rule = Callable[[float, int], float]
+"""Degrees of freedom, from the items' variance over the seeds', and the number of seeds."""
+
+
+def integrated(seeds: int, share: float, alpha: float, rule: Rule) -> float:
+    """Return the coverage of a rule for normal data and very many items.
+
+    Arguments:
+        share: the seeds' part of the true variance of the mean.
+    """
+    degrees = seeds - 1
+    quantiles = stats.chi2.ppf((np.arange(20_000) + 0.5) / 20_000, degrees) / degrees
+    of_seeds, of_items = share * quantiles, 1.0 - share
+    logs = np.linspace(-12.0, 12.0, 2000)
+    critical = special.stdtrit([rule(np.exp(x), seeds) for x in logs], 1.0 - alpha / 2)
+    at = np.interp(np.log(of_items / of_seeds), logs, critical)
+    return float(np.mean(2 * stats.norm.cdf(at * np.sqrt(of_seeds + of_items)) - 1))
+
+
+def ours(ratio: float, seeds: int) -> float:
+    """The rule of `pktkit.statistics.components`."""
+    return degrees_of_freedom(1.0, ratio, seeds, 10**9)
+
+
+def satterthwaite(ratio: float, seeds: int) -> float:
+    """Satterthwaite's rule with an items' part that is known."""
+    return (seeds - 1) * (1.0 + ratio) ** 2
+
+
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)
+
+
+def freedom_table() -> None:
+    """Print the coverage of both rules, integrated."""
+    line("rule", "seeds", "level %", *(f"{share:g}" for share in SHARES), heading=True)
+    for name, rule in (("ours", ours), ("Satterthwaite", satterthwaite)):
+        for seeds in (2, 3, 5, 10):
+            for alpha in (ALPHA, ALPHA / STRATEGIES):
+                found = [100 * integrated(seeds, share, alpha, rule) for share in SHARES]
+                line(name, seeds, f"{100 * (1 - alpha):.1f}", *(f"{x:.1f}" for x in found))
+
+
+def line(*cells: object, heading: bool = False) -> None:
+    """Print a line of a table in Markdown."""
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    if heading:
+        print("|" + "--:|" * len(cells), flush=True)
+
+
+COVERAGE_HEADING = ("seeds", "items", "seed deviation", "true Δ", "coverage %", "width", "share %")
+NULL_HEADING = (
+    "reference",
+    "seeds",
+    "items",
+    "seed deviation",
+    "Holm %",
+    "uncorrected %",
+    "exact %",
+)
+
+
+def table(
+    heading: Sequence[str],
+    settings: Sequence[Setting],
+    measure: Callable[[Setting], tuple[object, ...]],
+) -> None:
+    """Print a line per setting and, of the coverage, the mean over settings."""
+    start = time.perf_counter()
+    line(*heading, heading=True)
+    found = []
+    for setting in settings:
+        found.append(measure(setting))
+        line(*found[-1])
+    if "coverage %" in heading:
+        at = heading.index("coverage %")
+        rates = [float(str(cells[at])) for cells in found]
+        print(f"\n{min(rates):.1f} to {max(rates):.1f}, mean {np.mean(rates):.2f}")
+    print(f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--simulations", type=int, default=2000)
-    parser.add_argument("--draws", type=int, default=1999)
+    parser.add_argument("--draws", type=int, default=999)
+    parser.add_argument("--only", choices=("coverage", "corners", "null", "freedom"))
     options = parser.parse_args()
+    counts = (options.simulations, options.draws)
+
+    def wanted(name: str) -> bool:
+        return options.only in (None, name)
+
     error = 100 * (0.05 * 0.95 / options.simulations) ** 0.5
-    print(f"{options.simulations} simulations each; standard error {error:.1f} points\n")
-    print("seeds  items  seed deviation  shape      coverage %  width")
-    for setting in SETTINGS:
-        start = time.perf_counter()
-        held, width, deviation = coverage(setting, options.simulations, options.draws)
-        print(
-            f"{setting.seeds:5d}  {setting.items:5d}  {deviation:14.1f}  {setting.shape:9s}  "
-            f"{held:10.1f}  {width:5.1f}   ({time.perf_counter() - start:.0f} s)",
-            flush=True,
-        )
-    print("\nseeds  items  seed effect  shape      false with Holm %  without %")
-    for setting in NULL_SETTINGS:
-        with_holm, without = false_positives(setting, options.simulations, options.draws)
-        print(
-            f"{setting.seeds:5d}  {setting.items:5d}  {setting.seed_effect:11.3f}  "
-            f"{setting.shape:9s}  {with_holm:17.1f}  {without:9.1f}",
-            flush=True,
-        )
+    print(f"{options.simulations} simulations each; standard error {error:.2f} points\n")
+    for name, settings in (("coverage", COVERAGE), ("corners", CORNERS)):
+        if wanted(name):
+            table(COVERAGE_HEADING, settings, lambda s: covered(s, *counts))
+    for reference in ("target", "trained"):
+        if wanted("null"):
+            measure = partial(falsely_claimed, reference)
+            table(NULL_HEADING, NULL, lambda s, measure=measure: measure(s, *counts))
+    if wanted("freedom"):
+        freedom_table()
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ PUBLIC_MODULES = (
     "pktkit.outcomes",
     "pktkit.pair",
     "pktkit.paired",
+    "pktkit.permission",
     "pktkit.plotting",
     "pktkit.probe",
     "pktkit.protocols",

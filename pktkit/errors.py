@@ -51,6 +51,10 @@ class NonFiniteError(StrategyError):
     """A loss or gradient became NaN or infinite; the message names step and batch."""
 
 
+class LaunchError(PktkitError):
+    """Processes that train one target together cannot go on together."""
+
+
 class JournalError(StrategyError):
     """The target was changed outside the journal, or a journal was misused."""
 

@@ -1,4 +1,4 @@
-"""The gradient of one step: what an objective sees and gives, micro-batch by micro-batch."""
+"""The gradient of one step: what an objective gives, micro-batch by micro-batch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,17 @@ import attrs
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import NonFiniteError
 from pktkit.forward_modes import autocast
+from pktkit.processes import ALONE, Processes
 from pktkit.recording import forward, record
+from pktkit.step_view import SharedView, StepView
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pktkit.encoding import Batch
+    from pktkit.budget import Budget
+    from pktkit.encoding import Batch, EncodedSplit
     from pktkit.pair import LoadedModel
-    from pktkit.recording import Recording
-    from pktkit.training import TransferData
-
-
-@attrs.frozen(eq=False)
-class StepView:
-    """What an objective sees of one micro-batch.
-
-    Arguments:
-        batch: the rows.
-        logits: `[tokens, V]` at the predicting positions.
-        recording: states of the recorded blocks at the same positions.
-        share: how much of the run is done, 0 to 1.
-    """
-
-    batch: Batch
-    logits: Tensor
-    recording: Recording
-    share: float
 
 
 class Objective(Protocol):
@@ -73,51 +57,70 @@ class Gradient:
         target: its blocks are recorded.
         called: computes the logits.
         objective: loss terms.
-        data: the rows' split and the budget.
+        split: the rows.
+        budget: of the run.
         device: of the batches.
+        processes: that each run the model on a share of every micro-batch.
     """
 
     target: LoadedModel
     called: Any
     objective: Objective
-    data: TransferData
+    split: EncodedSplit
+    budget: Budget
     device: torch.device
+    processes: Processes = ALONE
 
     def accumulate(self, rows: Sequence[int], step: int) -> StepDone:
         """Add the gradient of a step's rows to the parameters, micro-batch by micro-batch.
+
+        With several processes it is the sum of all of theirs that still is to be averaged.
 
         Raises:
             NonFiniteError: a loss is not finite.
         """
         import torch
 
-        split, micro_batches = self.data.probe.encoded("train"), self.data.budget.accumulate
-        supervised = sum(split.items[row].supervised_count for row in rows)
-        pad = padding_id(self.target.tokenizer)
+        micro_batches = min(self.budget.accumulate, len(rows))
+        supervised = sum(self.split.items[row].supervised_count for row in rows)
         losses: dict[str, float] = defaultdict(float)
         tokens, ids = 0, list[str]()
-        for part in (rows[i::micro_batches] for i in range(min(micro_batches, len(rows)))):
-            batch = collate(split, part, pad_id=pad, device=self.device)
+        for part in (rows[i::micro_batches] for i in range(micro_batches)):
+            view = self._view(part, step / self.budget.steps)
+            terms = self.objective.terms(view)
             # so that parts add up to the mean over tokens
-            weight = len(batch.gold) / supervised
-            terms = self._terms(batch, step / self.data.budget.steps)
+            weight = len(view.batch.gold) / supervised
             loss = torch.stack(list(terms.values())).sum() * weight
-            require_finite(loss, "loss", step, batch.ids)
+            require_finite(loss, "loss", step, view.batch.ids)
             loss.backward()
             for name, term in terms.items():
                 losses[name] += float(term.detach()) * weight
-            tokens += batch.tokens
-            ids += batch.ids
+            tokens += view.batch.tokens
+            ids += view.batch.ids
         return StepDone(losses, tokens, ids)
 
-    def _terms(self, batch: Batch, share: float) -> Mapping[str, Tensor]:
+    def _view(self, rows: Sequence[int], share: float) -> StepView:
+        """Run the model on this process's share of the rows."""
+        if not self.processes.several:
+            return self._run(self._batch(rows), share)
+        parts = self.processes.split(rows)
+        own = self._run(self._batch(parts[self.processes.rank]), share)
+        items = self.split.items
+        tokens = [sum(items[row].supervised_count for row in part) for part in parts]
+        return SharedView(own, self._batch(rows), self.processes, tokens)
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        pad = padding_id(self.target.tokenizer)
+        return collate(self.split, rows, pad_id=pad, device=self.device)
+
+    def _run(self, batch: Batch, share: float) -> StepView:
         """Run the model in the precision asked for; losses are computed outside of it."""
         with (
             record(self.target.anatomy, self.objective.blocks(share), batch) as recording,
-            autocast(self.data.budget.autocast, batch.input_ids.device),
+            autocast(self.budget.autocast, batch.input_ids.device),
         ):
             logits = forward(self.called, batch)
-        return self.objective.terms(StepView(batch, logits, recording, share))
+        return StepView(batch, logits, recording, share)
 
 
 def require_finite(value: Tensor, what: str, step: int, ids: Sequence[str]) -> None:

@@ -28,10 +28,15 @@ def fingerprint(tensor: Tensor) -> int:
     One pass over the bytes in chunks of bounded memory. Any change of a single element changes
     the checksum, because the position weights are odd and hence invertible modulo 2**64. The
     weights are scrambled: with consecutive ones, the same change of the bits of every element
-    (halving a whole matrix) would cancel for large matrices.
+    (halving a whole matrix) would cancel for large matrices. A tensor without values here, whose
+    values wait elsewhere and are only read, gives 0.
     """
     import torch
 
+    from pktkit.offloaded import waits
+
+    if waits(tensor):
+        return 0
     total = 0
     flat = _bits(tensor).flatten()
     chunk = 1 << 20
@@ -51,6 +56,13 @@ def _odd_weights(start: int, part: Tensor) -> Tensor:
     index *= -4658895280553007687
     index ^= index >> 29
     return index.bitwise_or_(1)
+
+
+def _identities(parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Return which object each parameter is; those that are fetched for each use are anyone."""
+    from pktkit.offloaded import waits
+
+    return {name: 0 if waits(p) else id(p) for name, p in parameters.items()}
 
 
 class Journal:
@@ -193,7 +205,7 @@ class Journal:
             JournalError: a parameter or buffer changed behind the journal's back.
         """
         now: dict[str, Any] = dict(self._model.named_parameters())
-        if {n: id(p) for n, p in now.items()} != {n: id(p) for n, p in self._parameters.items()}:
+        if _identities(now) != _identities(self._parameters):
             raise JournalError("the target's parameters were replaced, not written to.")
         present = self._present()
         if present.keys() != self._prints.keys():

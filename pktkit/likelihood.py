@@ -236,7 +236,7 @@ def _total(rows: Sequence[Tensor], item: EncodedItem, skipped: int) -> float:
 
     logprobs = torch.cat(list(rows))[skipped:]
     gold = torch.tensor(item.input_ids[item.supervised :], device=logprobs.device)
-    return float(logprobs.gather(1, gold[:, None]).sum())
+    return float(logprobs.gather(1, gold[:, None]).double().sum())
 
 
 def _key(item: EncodedItem) -> Key:

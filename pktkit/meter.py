@@ -13,13 +13,14 @@ the cache of another arm, from the disk, or was computed again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from pktkit.flops import ForwardCost, attention_flops, matrix_flops
+from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Meter:
     trained: int = attrs.field(default=0, init=False)
     trained_readings: int = attrs.field(default=0, init=False)
     _training: bool = attrs.field(default=False, init=False)
-    _read: set[tuple[str, ...]] = attrs.field(factory=set, init=False)
+    _read: dict[tuple[str, ...], Mapping[str, int]] = attrs.field(factory=dict, init=False)
     _kinds: dict[type, bool] = attrs.field(factory=dict, init=False)
     _own: set[int] = attrs.field(factory=set, init=False)
     _mixing: dict[int, tuple[int, str, int]] = attrs.field(factory=dict, init=False)
@@ -110,25 +111,44 @@ class Meter:
     def needed(self, key: tuple[str, ...], flops: Mapping[str, int]) -> None:
         """Count a reading, unless it was counted already."""
         if key not in self._read:
-            self._read.add(key)
+            self._read[key] = flops
             for side, count in flops.items():
                 self.readings[side] += count
                 self.trained_readings += count if self._training else 0
 
+    def _add_others(
+        self,
+        processes: Processes,
+        passes: Mapping[str, int],
+        read: Collection[tuple[str, ...]],
+    ) -> None:
+        """Add what other processes counted since this one had the given figures."""
+        fresh = {key: flops for key, flops in self._read.items() if key not in read}
+        since = {side: count - passes[side] for side, count in self.passes.items()}
+        for rank, (theirs, keys) in enumerate(processes.everyones((since, fresh))):
+            if rank == processes.rank:
+                continue
+            for side, count in theirs.items():
+                self.add(side, count)
+            for key, flops in keys.items():
+                self.needed(key, flops)
+
     def _look(self) -> None:
         """Find out which modules are the source's, and where both models attend."""
-        for side, loaded in ((SOURCE, self.source), (TARGET, self.target)):
-            if loaded is None:
-                continue
-            anatomy = loaded.anatomy
-            if side == SOURCE:
-                self._own = {id(module) for module in loaded.model.modules()}
-            width = anatomy.n_heads * anatomy.head_dim
-            for index, block in enumerate(anatomy.blocks):
-                mixed = block.get_submodule(anatomy.layout.projections["o"])
-                # an adapter may stand in its place later: what it wraps is the same module
-                self._mixing[id(mixed)] = (id(block), side, width)
-                self._mixing[id(block)] = (index, side, 0)
+        if self.source is not None:
+            self._own = {id(module) for module in self.source.model.modules()}
+            self._look_at(self.source, SOURCE)
+        if self.target is not None:
+            self._look_at(self.target, TARGET)
+
+    def _look_at(self, loaded: LoadedModel, side: str) -> None:
+        anatomy = loaded.anatomy
+        width = anatomy.n_heads * anatomy.head_dim
+        for index, block in enumerate(anatomy.blocks):
+            mixed = block.get_submodule(anatomy.layout.projections["o"])
+            # an adapter may stand in its place later: what it wraps is the same module
+            self._mixing[id(getattr(mixed, "base_layer", mixed))] = (id(block), side, width)
+            self._mixing[id(block)] = (index, side, 0)
 
     def _passed(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Called by torch after every module, so what is not counted leaves at once."""
@@ -189,15 +209,24 @@ def _multiplies(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def training() -> Iterator[None]:
-    """Tell the meter, if there is one, that what runs inside is repeated step by step."""
+def training(target: LoadedModel, processes: Processes = ALONE) -> Iterator[None]:
+    """Tell the meter, if there is one, that what runs inside is repeated step by step.
+
+    Arguments:
+        target: what trains, which may be a copy of the meter's target.
+        processes: that share the work inside; each counts that of all.
+    """
     meter = _current.get()
     if meter is None:
         yield
         return
+    meter._look_at(target, TARGET)
+    passes, read = dict(meter.passes), set(meter._read)
     meter._training = True
     try:
         yield
+        if processes.several:
+            meter._add_others(processes, passes, read)
     finally:
         meter._training = False
 

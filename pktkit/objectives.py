@@ -11,8 +11,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.gradients import StepView
     from pktkit.probe import LogitReader, Probe
+    from pktkit.step_view import StepView
 
 
 class OutputTerm(Protocol):
@@ -24,14 +24,22 @@ class OutputTerm(Protocol):
 
 def cross_entropy(view: StepView) -> dict[str, Tensor]:
     """Return the mean cross-entropy to the gold tokens, in nats."""
-    return {"cross_entropy": functional.cross_entropy(view.logits.float(), view.batch.gold)}
+    return {
+        "cross_entropy": view.mean(
+            lambda own: functional.cross_entropy(own.logits.float(), own.batch.gold)
+        )
+    }
 
 
 def one_hot_cosine(view: StepView) -> dict[str, Tensor]:
     """Return `1 − mean cos(logits, one-hot label)` (arXiv 2510.24208 v1)."""
+    return {"output_cosine": view.mean(_one_hot_distance)}
+
+
+def _one_hot_distance(view: StepView) -> Tensor:
     logits = view.logits.float()
     gold = logits.gather(1, view.batch.gold[:, None]).squeeze(1)
-    return {"output_cosine": 1 - (gold / logits.norm(dim=1).clamp(min=1e-12)).mean()}
+    return 1 - (gold / logits.norm(dim=1).clamp(min=1e-12)).mean()
 
 
 @attrs.define(eq=False)
@@ -48,12 +56,14 @@ class SourceDivergence:
 
     def __call__(self, view: StepView) -> dict[str, Tensor]:
         """Return the divergence."""
+        return {"kl": view.mean(self._divergence)}
+
+    def _divergence(self, view: StepView) -> Tensor:
         source = self.reader.read(view.batch.rows).to(view.logits.device).float()
         rows = self.tokens
         wanted = functional.log_softmax(source[:, :rows], dim=1)
         given = functional.log_softmax(view.logits[:, :rows].float(), dim=1)
-        divergence = functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
-        return {"kl": divergence}
+        return functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
 
 
 @attrs.define(eq=False)

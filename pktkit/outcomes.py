@@ -37,12 +37,14 @@ class CellKey:
     Arguments:
         strategy, task, seed: which transfer is scored where.
         point: rows or steps of its own, see `pktkit.points`; empty for the task's own budget.
+        repeat: 0, or the number of a further run of the same cell, which measures noise.
     """
 
     strategy: str
     task: str
     seed: int
     point: str = ""
+    repeat: int = 0
 
     @property
     def place(self) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from pktkit.checkpoints import Loading, load, write_model
 from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
+from pktkit.offloaded import held
 from pktkit.quantised import scales_of
 from pktkit.vocabulary import SharedVocabulary, shared_vocabulary
 
@@ -288,7 +289,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
         digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
-        for part in (parameter, *scales_of(model, name)):
+        for part in (held(model, name), *scales_of(model, name)):
             raw = part.detach().contiguous().reshape(-1).view(torch.uint8)
             for start in range(0, raw.numel(), _HASH_CHUNK):
                 digest.update(raw[start : start + _HASH_CHUNK].cpu().numpy().tobytes())

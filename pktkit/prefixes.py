@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pktkit.encoding import padding_id
 from pktkit.recording import head_reads
@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from pktkit.pair import LoadedModel
 
 
+LEAST_HEADER = 32
+"""Tokens that all rows of a batch must begin with to be read once for all of them."""
+
+
 class CachedReader:
     """Rows of unequal length in one batch, padded on the left, read on together.
+
+    What all rows begin with, such as the examples of a few-shot prompt, is read once.
 
     Arguments:
         model: in eval mode; gradients are the caller's business.
@@ -31,9 +37,8 @@ class CachedReader:
         # relative positions (ALiBi) are counted from the mask alone
         self._counts_positions = "position_ids" in parameters
         self._cache: Any = None
-        pad_id = padding_id(model.tokenizer)
-        self._ids, self._read_mask = left_padded(rows, pad_id, self._device)
-        self._positions = (self._read_mask.cumsum(1) - 1).clamp(min=0)
+        self._rows = rows
+        self._read_mask = self._positions = cast("Tensor", None)
 
     def start(self, *, go_on: bool) -> Tensor:
         """Read the rows and return the logits `[rows, V]` that follow each.
@@ -41,7 +46,19 @@ class CachedReader:
         Arguments:
             go_on: whether `read` will be called, so that a cache is needed.
         """
-        output = self._call(self._ids, use_cache=go_on, logits_to_keep=1)
+        header = self._header()
+        pad_id = padding_id(self._model.tokenizer)
+        ids, mask = left_padded([row[header:] for row in self._rows], pad_id, self._device)
+        if header:
+            first, self._read_mask = left_padded([self._rows[0][:header]], pad_id, self._device)
+            self._positions = self._read_mask.cumsum(1) - 1
+            self._call(first, use_cache=True, logits_to_keep=1)
+            self.keep([0] * len(self._rows))
+            self._lengthen(mask)
+        else:
+            self._read_mask = mask
+            self._positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = self._call(ids, use_cache=go_on or header > 0, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -87,6 +104,21 @@ class CachedReader:
         self._read_mask = torch.cat([self._read_mask, mask.to(self._read_mask.dtype)], dim=1)
         self._positions = self._positions[:, -1:] + mask.cumsum(1)
 
+    def _header(self) -> int:
+        """Return how many tokens to read once; each row keeps one at least for itself.
+
+        A sliding window is counted over the cache, in which padding would stand after the header.
+        """
+        if not keeps_prefixes(self._model.model) or has_window(self._model.model):
+            return 0
+        shortest = min(self._rows, key=len)
+        rows = [tuple(row) for row in self._rows]
+        low, high = min(rows), max(rows)
+        pairs = enumerate(zip(low, high, strict=False))
+        common = next((place for place, (a, b) in pairs if a != b), min(len(low), len(high)))
+        header = min(common, len(shortest) - 1)
+        return header if header >= LEAST_HEADER and len(self._rows) > 1 else 0
+
     def _call(self, ids: Tensor, **settings: Any) -> Any:
         if self._counts_positions:
             settings["position_ids"] = self._positions
@@ -99,6 +131,15 @@ class CachedReader:
 def keeps_prefixes(model: nn.Module) -> bool:
     """Whether a model's cache can be copied to several rows: keys and values, no running state."""
     return not getattr(model, "_is_stateful", False)
+
+
+def has_window(model: nn.Module) -> bool:
+    """Whether some block looks at the last tokens only."""
+    config: Any = getattr(model, "config", None)
+    kinds = getattr(config, "layer_types", None) or ()
+    return getattr(config, "sliding_window", None) is not None or any(
+        "sliding" in kind or "chunked" in kind for kind in kinds
+    )
 
 
 def left_padded(

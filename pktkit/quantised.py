@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pktkit.errors import PairIncompatibleError, UsageError
+from pktkit.offloaded import held
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,7 +60,7 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
         AttributeError: there is no such parameter.
         UsageError: it is packed in a way that is not known here.
     """
-    parameter = model.get_parameter(name).detach()
+    parameter = held(model, name)
     if parameter.dtype.is_floating_point:
         return parameter
     state: Any = getattr(model.get_parameter(name), "quant_state", None)

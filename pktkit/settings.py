@@ -1,9 +1,13 @@
-"""How readings are taken."""
+"""How readings are taken, and how results are tested."""
 
 from __future__ import annotations
 
 import attrs
 
+from pktkit.converters import as_tuple
+
+DEFAULT_ALPHA = 0.05
+DEFAULT_DRAWS = 4000
 STATE_DTYPES = ("model", "bfloat16")
 
 
@@ -27,3 +31,22 @@ class ProbeSettings:
     row_limit: int | None = None
     state_dtype: str = attrs.field(default="model", validator=attrs.validators.in_(STATE_DTYPES))
     shard_bytes: int = attrs.field(default=1 << 28, validator=attrs.validators.ge(1))
+
+
+@attrs.frozen
+class EvidenceSettings:
+    """How differences are tested.
+
+    Arguments:
+        alpha: error rate of claims, and 1 minus the level of intervals.
+        n_boot: bootstrap draws per difference.
+        references: names of the rows that strategies are compared with; the first is the one Δ is
+            shown against. None named: the untouched target, and every other row that is not under
+            comparison.
+    """
+
+    alpha: float = attrs.field(
+        default=DEFAULT_ALPHA, validator=[attrs.validators.gt(0.0), attrs.validators.lt(1.0)]
+    )
+    n_boot: int = attrs.field(default=DEFAULT_DRAWS, validator=attrs.validators.ge(1))
+    references: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)

@@ -13,6 +13,8 @@ from pktkit import meter
 from pktkit.errors import UsageError
 from pktkit.forward_modes import checkpointing
 from pktkit.gradients import Gradient, require_finite
+from pktkit.layout import laid_out
+from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +36,7 @@ class TransferData:
         budget: steps, batch size, learning rate.
         seed: order of the rows and every random start.
         progress: called with (step, steps, loss).
+        processes: that train together; alone by default.
         trial: take only so many steps, spread over the run, to learn what it costs; 0 for all.
     """
 
@@ -42,6 +45,7 @@ class TransferData:
     budget: Budget
     seed: int
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None
+    processes: Processes = ALONE
     trial: int = 0
 
     @property
@@ -78,7 +82,7 @@ class TrainingLog:
 
     Arguments:
         steps: optimiser steps.
-        tokens: tokens read, padding not counted.
+        tokens: tokens read by all processes, padding not counted.
         losses: mean of each loss term over tenths of the run.
     """
 
@@ -121,7 +125,8 @@ def train(
 
     A step's micro-batches together have the gradient of the whole batch, as far as terms are
     means over tokens; what a term computes across tokens (a mean, a Gram matrix) is the
-    micro-batch's own.
+    micro-batch's own. Several processes come to what one would, except for dropout, which each
+    draws for itself.
 
     Arguments:
         target: the model in training; its blocks are recorded.
@@ -137,26 +142,45 @@ def train(
     Raises:
         NonFiniteError: a loss or gradient is not finite; names step and items.
         StrategyError: the budget asks for checkpointing, which the target cannot do.
+        UsageError: micro-batches have fewer rows than there are processes.
+        LaunchError: processes were given different budgets.
     """
+    processes = data.processes
+    processes.require_rows(data.budget)
+    processes.require_same("the budget", str(data.budget))
     beside = auxiliary or Auxiliary()
     called = target.model if model is None else model
-    gradient = Gradient(target, called, objective, data, parameters[0].device)
-    optimiser = _optimiser(parameters, beside, data.budget)
+    processes.copy_from_main(beside.parameters)
     groups = row_order(data.rows, data.budget.batch_size, data.seed)
     history = []
     with (
-        _training_mode(called, data.seed),
-        checkpointing(target, on=data.budget.checkpointing),
         _restored_flags(parameters),
-        meter.training(),
+        laid_out(target, called, parameters, processes) as layout,
+        _training_mode(layout.called, data.seed + processes.rank),
+        checkpointing(layout.target, on=data.budget.checkpointing),
+        meter.training(layout.target, processes),
     ):
+        moved = layout.place(parameters)
+        optimiser = _optimiser(moved, beside, data.budget)
+        gradient = Gradient(
+            layout.target,
+            layout.called,
+            objective,
+            data.probe.encoded("train"),
+            data.budget,
+            layout.device,
+            processes,
+        )
         for step, rows in zip(data.steps, groups, strict=False):
-            _let_move(parameters, active(step / data.budget.steps))
+            chosen = active(step / data.budget.steps)
+            _let_move(moved, None if chosen is None else layout.place(chosen))
             _set_rates(optimiser, data.budget.rate(step), beside.rate)
             done = gradient.accumulate(rows, step)
-            _clip((parameters, beside.parameters), data.budget.clip, step, done.ids)
+            processes.average_gradients([*moved, *beside.parameters])
+            _clip((moved, beside.parameters), data.budget.clip, step, done.ids)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+            layout.stepped()
             history.append(done)
             data.progress(step + 1, data.budget.steps, sum(done.losses.values()))
     return TrainingLog(
@@ -217,9 +241,11 @@ def _clip(
     """Limit the gradient norm of each group on its own."""
     import torch
 
+    from pktkit.exchange import whole
+
     for parameters in groups:
         norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
-        require_finite(norm, "gradient", step, ids)
+        require_finite(whole(norm), "gradient", step, ids)
 
 
 def _let_move(parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None) -> None:

@@ -14,6 +14,7 @@ from pktkit.errors import UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.outcomes import CellKey
+from pktkit.processes import ALONE, Processes
 from pktkit.shapes import alignment_shapes, injection_figures
 from pktkit.stages import ALIGN, INJECT, MATCH, Stages
 from pktkit.values import Alignment, Injection, LayerMap
@@ -61,6 +62,7 @@ def transfer_data(
     budget: Budget,
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
+    processes: Processes = ALONE,
 ) -> TransferData:
     """Draw what one run may learn from; with equal budget and seed, every strategy gets the same.
 
@@ -84,9 +86,8 @@ def transfer_data(
         rows = tuple(
             row for row, item in enumerate(probe.encoded("train").items) if item.id in wanted
         )
-    if progress is None:
-        return TransferData(probe, rows, budget, seed)
-    return TransferData(probe, rows, budget, seed, progress)
+    data = TransferData(probe, rows, budget, seed, processes=processes)
+    return data if progress is None else attrs.evolve(data, progress=progress)
 
 
 def transfer_rows(
@@ -141,6 +142,7 @@ def run_transfer(
             strategy.matcher,
             lambda matcher: checked_layer_map(matcher.match(pair, probe), pair),
         )
+        data.processes.require_same("the layer map", str(layer_map))
         stages.finished(MATCH, str(layer_map))
     given = layer_map or _empty_map(pair)
     if strategy.aligner is not None:

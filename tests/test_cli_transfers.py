@@ -58,6 +58,21 @@ BAD_COMPARISONS = {
     "unknown budget": (["--strategies", "latent", "--set", "budget.stepz=1"], "steps"),
     "no steps": (["--strategies", "latent", "--set", "budget.steps=0"], "steps"),
     "unknown format": (["--strategies", "naive", "--format", "xml"], "xml"),
+    "unknown reference": (
+        ["--strategies", "naive", "--reference", "target,stf"],
+        "unknown reference 'stf'. Did you mean 'sft'? Known: identity-self, kd, naive, random,",
+    ),
+    "reference left out": (
+        ["--strategies", "naive", "--no-controls", "--reference", "sft"],
+        "Known: naive, source, target.",
+    ),
+    "impossible alpha": (["--strategies", "naive", "--alpha", "1"], "0<x<1"),
+    "few draws": (["--strategies", "naive", "--n-boot", "99"], "100<=x"),
+    "too few draws to claim": (
+        ["--strategies", "naive,latent", "--n-boot", "100", "--alpha", "0.01"],
+        "2 strategies the smallest p-value after Holm is 2 × 2 / 101 = 0.04. Give --n-boot 400",
+    ),
+    "negative repeats": (["--strategies", "naive", "--repeat", "-1"], "x>=0"),
 }
 
 

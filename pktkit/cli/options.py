@@ -23,6 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 QUANTS = ("none", "8bit", "4bit")
 TEMPLATES = ("task", "auto", "chat", "tulu", "plain")
 AUTO = "auto"
+SPREAD = "spread"
 DEFAULT_TASK = "compose"
 """What the embedded pair was built to show."""
 
@@ -77,6 +78,11 @@ class Placement:
         from pktkit.compare.plan import PairSpec
         from pktkit.zoo import pair_paths
 
+        if SPREAD in (self.device, self.target_device):
+            raise UsageError(
+                "only the source can be spread, since the target is changed: --source-device "
+                "spread, with --target-device or --device for the target."
+            )
         embedded = source is None or target is None
         first, second = map(str, pair_paths()) if embedded else (str(source), str(target))
         chosen = self.device
@@ -114,7 +120,10 @@ def placement_options(command: Command) -> Command:
             "one (not for the embedded pair).",
         ),
         click.option("--source-dtype", type=click.Choice(DTYPES), help="Precision of the source."),
-        click.option("--source-device", help="Device of the source."),
+        click.option(
+            "--source-device",
+            help="Device of the source; 'spread' takes all of them, and host memory.",
+        ),
         click.option("--target-device", help="Device of the target."),
         click.option(
             "--source-quant",

@@ -86,7 +86,8 @@ class CellDisplay:
 
 
 def _label(key: CellKey) -> str:
-    return f"{key.place} {key.strategy} seed {key.seed}"
+    again = f" repeat {key.repeat}" if key.repeat else ""
+    return f"{key.place} {key.strategy} seed {key.seed}{again}"
 
 
 def _live_display(cells: int):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.errors import UsageError
+from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy
@@ -50,9 +51,10 @@ def transfer(
     """Transfer knowledge into the target and write it as a checkpoint.
 
     The directory loads with AutoModelForCausalLM and AutoTokenizer. It appears complete or
-    not at all.
+    not at all. Under `accelerate launch` all processes train the one target.
     """
     from pktkit.checkpoints import require_writable
+    from pktkit.cli.together import together
     from pktkit.compare.plan import choose_strategies, choose_task
     from pktkit.overrides import apply_all
 
@@ -64,13 +66,15 @@ def transfer(
     if chosen[0].injector is None:
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
-    require_writable(out)
-    probe = models.probe(task)
-    record = _run(chosen[0], probe, registry, seed=seed, out=out)
-    for note in probe.notes if app.verbosity >= 0 else ():
-        click.echo(f"note     {note}", err=True)
-    log.info("transferred", strategy=strategy, **record["summary"])
-    click.echo(f"wrote    {out}")
+    with together(models) as (processes, models):
+        processes.on_main(lambda: require_writable(out))
+        probe = models.probe(task)
+        record = _run(chosen[0], probe, registry, seed=seed, out=out, processes=processes)
+    if processes.main:
+        for note in probe.notes if app.verbosity >= 0 else ():
+            click.echo(f"note     {note}", err=True)
+        log.info("transferred", strategy=strategy, **record["summary"])
+        click.echo(f"wrote    {out}")
 
 
 def _run(
@@ -80,15 +84,19 @@ def _run(
     *,
     seed: int,
     out: Path,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Transfer inside a journal, save and verify; the record lies beside the weights."""
+    """Transfer inside a journal, save and verify; the record lies beside the weights.
+
+    Of several processes all transfer and one saves.
+    """
     from pktkit.journal import Journal
     from pktkit.pair import save_model
     from pktkit.transfer import budget_for, run_transfer, transfer_data
 
     pair, task = probe.pair, probe.task
     budget = budget_for(task, strategy)
-    data = transfer_data(probe, budget, seed)
+    data = transfer_data(probe, budget, seed, processes=processes)
     with Journal(pair.target) as journal:
         done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
         changed = journal.changed()
@@ -101,6 +109,7 @@ def _run(
         "task": task.name,
         "seed": seed,
         "budget": attrs.asdict(budget),
+        "processes": processes.count,
         "layer_map": "" if done.layer_map is None else str(done.layer_map),
         "alignment": {} if done.alignment is None else dict(done.alignment.diagnostics),
         "injection": {} if injection is None else attrs.asdict(injection),
@@ -110,5 +119,6 @@ def _run(
             "changed": f"{len(changed)} parameters",
         },
     }
-    save_model(pair.target, out, extra={RECORD: json.dumps(record, indent=2, default=str)})
+    extra = {RECORD: json.dumps(record, indent=2, default=str)}
+    processes.on_main(lambda: save_model(pair.target, out, extra=extra))
     return record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,14 @@ from pktkit.compare.memory import PeakMemory
 from pktkit.compare.parity import Costs, flop_costs, reference_arm, token_costs, trial_steps
 from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.components import Kind
-from pktkit.errors import JournalError, PktkitError, UsageError
+from pktkit.errors import JournalError, LaunchError, PktkitError, UsageError
 from pktkit.journal import Journal
 from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.meter import SOURCE, TARGET, Meter
 from pktkit.outcomes import CellKey, CellResult, Spent
 from pktkit.permission import code_execution
 from pktkit.points import budget_at, point_fields
+from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
 from pktkit.tracing import Trace, TraceEvent
@@ -48,7 +50,12 @@ class CellRunner:
     """Runs cells of a plan one after another on one loaded pair."""
 
     def __init__(
-        self, plan: Plan, *, cache: Path | None = None, registry: Registry | None = None
+        self,
+        plan: Plan,
+        *,
+        cache: Path | None = None,
+        registry: Registry | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Load the pair.
 
@@ -56,11 +63,13 @@ class CellRunner:
             plan: the comparison.
             cache: directory of readings shared with other workers.
             registry: instead of the one that the plan's plugin selection gives.
+            processes: that run the same cells and train each target together; process 0 scores.
 
         Raises:
             PktkitError: a model cannot be loaded.
         """
         self.plan = plan
+        self.processes = processes
         self.registry = registry or Registry.discover(plan.selection)
         self._events: list[TraceEvent] = []
         if plan.trace:
@@ -72,7 +81,11 @@ class CellRunner:
         self._tried: dict[tuple[str, str, str, int], Costs] = {}
 
     def run(self, key: CellKey, progress: CellProgress | None = None) -> CellResult:
-        """Run one cell; expected errors become its result, and the target is as before after."""
+        """Run one cell; expected errors become its result, and the target is as before after.
+
+        Raises:
+            LaunchError: of several processes, some failed and some did not.
+        """
         strategy = self.plan.strategy(key.strategy)
         with PeakMemory(self.plan.pair.devices) as peak:
             result = self._result(key, strategy, progress)
@@ -90,6 +103,8 @@ class CellRunner:
                 budget = self._budget(key, strategy)
                 start = time.perf_counter()  # what other arms cost is no part of this one
                 result = self._transferred(key, strategy, budget, progress)
+        except LaunchError:
+            raise
         except PktkitError as error:
             result = CellResult(key, error=str(error))
         except Exception as error:
@@ -125,9 +140,8 @@ class CellRunner:
 
         try:
             with journal:
-                with self._meter() as meter:
-                    data = transfer_data(self._probe(key.task), budget, key.seed, report)
-                    self._require_rows(key, data)
+                with self._failing_together(f"{key}"), self._meter() as meter:
+                    data = self._data(key, budget, report)
                     done = self._transfer(key, strategy, data, journal)
                 # A journal of its own: what the injector wrote must not change any more.
                 stages = Stages(key, self.registry, Journal(self.pair.target))
@@ -168,9 +182,9 @@ class CellRunner:
     def _try(self, key: CellKey, strategy: Strategy, budget: Budget) -> Costs:
         journal = Journal(self.pair.target)
         try:
-            with journal, self._meter() as meter:
-                data = transfer_data(self._probe(key.task), budget, key.seed)
-                self._require_rows(key, data)
+            where = f"trial of {strategy.name} for {key}"
+            with journal, self._failing_together(where), self._meter() as meter:
+                data = self._data(key, budget)
                 taken = trial_steps(data, self.pair.target.anatomy.n_blocks)
                 data = attrs.evolve(data, trial=taken)
                 done = self._transfer(key, strategy, data, journal)
@@ -184,8 +198,27 @@ class CellRunner:
     def _meter(self) -> AbstractContextManager[Meter]:
         return Meter(self.pair.source, self.pair.target).counting()
 
-    def _require_rows(self, key: CellKey, data: TransferData) -> None:
-        """Refuse a point of a curve that has fewer rows than its name says."""
+    @contextlib.contextmanager
+    def _failing_together(self, where: str) -> Iterator[None]:
+        """Let an error through that all processes have; one that some have ends the run."""
+        try:
+            yield
+        except Exception as error:
+            self.processes.require_all_failed(where, error)
+            raise
+
+    def _data(
+        self,
+        key: CellKey,
+        budget: Budget,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> TransferData:
+        """Draw the rows of a cell.
+
+        Raises:
+            UsageError: a point of a curve has fewer rows than its name says.
+        """
+        data = transfer_data(self._probe(key.task), budget, key.seed, progress, self.processes)
         wanted = point_fields(key.point).get("rows", 0)
         available = len(data.probe.encoded("train").items)
         if wanted > available:
@@ -194,6 +227,7 @@ class CellRunner:
                 f"'{key.task}' {available} fit {self.plan.settings.max_length} tokens. Lower "
                 "--rows, or raise --max-length."
             )
+        return data
 
     def _require_pristine(self, journal: Journal) -> None:
         """Load the pair again when something changed a model without the journal's knowledge."""
@@ -221,6 +255,8 @@ class CellRunner:
         )
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
+        if not self.processes.main:
+            return ()
         task, split = self._task(stages.key.task), self.plan.split
         with code_execution(self.plan.allow_code_execution):
             return stages.run(

@@ -14,7 +14,7 @@ from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
 from pktkit.plugins import PluginSelection
 from pktkit.points import OWN
-from pktkit.settings import ProbeSettings
+from pktkit.settings import EvidenceSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
@@ -93,6 +93,8 @@ class Plan:
         template: instead of the tasks' own, see `pktkit.encoding.TEMPLATES`; empty for theirs.
         trace: whether cells carry what plugins did.
         points: of a learning curve, see `pktkit.points`; one comparison each.
+        repeats: further runs of every strategy's first seed, which measure noise.
+        evidence: how differences are tested.
         equal: what all arms spend alike, of `pktkit.budget.EQUAL`; empty leaves each arm
             the steps of its budget.
         allow_code_execution: whether programs that a model wrote may be run, see
@@ -110,6 +112,8 @@ class Plan:
     template: str = ""
     trace: bool = False
     points: tuple[str, ...] = (OWN,)
+    repeats: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    evidence: EvidenceSettings = attrs.field(factory=EvidenceSettings)
     equal: str = attrs.field(default="", validator=attrs.validators.in_(("", *EQUAL)))
     allow_code_execution: bool = False
 
@@ -118,7 +122,10 @@ class Plan:
         return next(strategy for strategy in self.strategies if strategy.name == name)
 
     def cells(self) -> list[CellKey]:
-        """Return every unit of work; untouched models are scored once per task."""
+        """Return every unit of work; untouched models are scored once per task.
+
+        Repeats are further cells of the first seed, after all others.
+        """
         keys = []
         for task in self.tasks:
             for strategy in self.strategies:
@@ -131,7 +138,9 @@ class Plan:
                 for strategy in self.strategies
                 if strategy.injector is not None
             ]
-        return keys
+        first = [key for key in keys if key.seed == self.seeds[0]]
+        again = range(1, self.repeats + 1)
+        return keys + [attrs.evolve(key, repeat=repeat) for repeat in again for key in first]
 
 
 def choose_strategies(

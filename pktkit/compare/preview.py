@@ -23,10 +23,12 @@ def announce(plan: Plan) -> str:
     methods = len(plan.strategies) - controls
     tasks = ", ".join(plan.tasks)
     points = f" at {len(plan.points)} points" if len(plan.points) > 1 else ""
+    again = f" + {plan.repeats} again" if plan.repeats else ""
     return (
         f"source   {model_line(plan.pair.source)}\n"
         f"target   {model_line(plan.pair.target)}\n"
-        f"plan     {methods} strategies + {controls} controls × {len(plan.seeds)} seeds{points} on "
+        f"plan     {methods} strategies + {controls} controls × "
+        f"{len(plan.seeds)} seeds{again}{points} on "
         f"{tasks}: {len(plan.cells())} cells, scored on {plan.split}"
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pktkit.errors import PktkitError, StrategyError
+from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress, CellRunner
@@ -38,6 +39,7 @@ def run_cells(
     jobs: int,
     cache: Path,
     progress: CellProgress,
+    processes: Processes = ALONE,
 ) -> Iterator[CellResult]:
     """Yield the result of every cell as it finishes.
 
@@ -45,15 +47,17 @@ def run_cells(
         jobs: worker processes; 0 runs in this process.
         cache: directory of readings that workers share.
         progress: called with (cell, step, steps, loss), possibly from another thread.
+        processes: that train each target together, without workers; all run the cells that
+            process 0 names.
 
     Raises:
         PktkitError: the pair cannot be loaded, or a worker died.
     """
-    if jobs == 0:
+    if jobs == 0 or processes.several:
         from pktkit.compare.cells import CellRunner
 
-        runner = CellRunner(plan, cache=cache)
-        for key in cells:
+        runner = CellRunner(plan, cache=cache, processes=processes)
+        for key in processes.from_main(list(cells)):
             yield runner.run(key, progress)
         return
     yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress)

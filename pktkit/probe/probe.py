@@ -15,6 +15,7 @@ import structlog
 from pktkit.encoding import EncodedSplit, encode_split
 from pktkit.flops import ForwardCost
 from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
+from pktkit.offloaded import require_held
 from pktkit.pair import LoadedModel, ModelPair, weights_hash
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
 from pktkit.probe.cache import ReadingCache, reading_key
@@ -234,10 +235,11 @@ class Probe:
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; names the item.
-            PairIncompatibleError: the source is quantised.
+            PairIncompatibleError: the source is quantised, or not all of it is in memory.
         """
         encoded, source = self.encoded(split, Origin.SOURCE), self.pair.source
         require_plain(source.model, "sensitivity of the source's weights")
+        require_held(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
             totals = zeros(sensitivity_shapes(source), self._cache.directory)

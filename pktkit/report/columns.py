@@ -10,8 +10,9 @@ from pktkit.report.records import Comparison, Row
 
 LEGEND = (
     "score: mean ± deviation over seeds. Δ in points, paired by item and seed. p: corrected over "
-    "strategies; of controls (in brackets) not corrected. lost, gained: items the target had "
-    "right, or wrong, mean over seeds."
+    "strategies; in brackets not corrected, for nothing is claimed of it. gap: share of the "
+    "distance from target to source that is closed. lost, gained: items the target had right, or "
+    "wrong, mean over seeds."
 )
 
 
@@ -21,8 +22,9 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
         "#",
         "strategy",
         "score %",
-        f"Δ vs target [{comparison.level:g} %]",
+        f"Δ vs {comparison.reference or 'target'} [{comparison.level:g} %]",
         "p (Holm)",
+        f"gap % [{comparison.level:g} %]",
         "lost",
         "gained",
         "tokens",
@@ -44,7 +46,7 @@ def notes(comparison: Comparison) -> list[str]:
     """Return numbered reasons of failed seeds, what was unlike, then how to read the columns."""
     texts = [f"[{number}] {text}" for text, number in _note_numbers(comparison).items()]
     difference = unlike(comparison)
-    return [*texts, *([difference] if difference else []), LEGEND]
+    return [*texts, *([difference] if difference else []), LEGEND, *_repeated(comparison)]
 
 
 def title(comparison: Comparison) -> str:
@@ -54,13 +56,30 @@ def title(comparison: Comparison) -> str:
     return f"{comparison.name} · {comparison.items} items · {seeds} seed{plural}"
 
 
+def _repeated(comparison: Comparison) -> list[str]:
+    """Say how many items changed where a seed was run again."""
+    found = [(row.strategy, row.repeats) for row in comparison.rows if row.repeats is not None]
+    if not found:
+        return []
+    moved = ", ".join(
+        f"{name} {noise.differing}"
+        + (f" (mean ± {numbers.points(noise.mean_deviation)})" if noise.differing else "")
+        for name, noise in found
+    )
+    runs = found[0][1].runs
+    return [
+        f"noise: items of {comparison.items} that differ between {runs} runs of a seed: {moved}."
+    ]
+
+
 def _figures(row: Row) -> tuple[str, ...]:
-    contrast = row.against_target
+    contrast = row.against
     score = "failed" if row.failed is not None else numbers.percent(row.mean, row.deviation)
     return (
         score,
         numbers.delta(contrast.points, contrast.interval) if contrast else numbers.ABSENT,
         _p(row),
+        numbers.gap(row.gap),
         numbers.count(row.lost),
         numbers.count(row.gained),
         numbers.large(row.tokens),
@@ -70,12 +89,12 @@ def _figures(row: Row) -> tuple[str, ...]:
 
 
 def _p(row: Row) -> str:
-    """Write the corrected p of a method; that of a control in brackets, for it is not corrected."""
-    if row.against_target is None:
+    """Write the corrected p of what is claimed; in brackets that of which nothing is."""
+    if row.against is None:
         return numbers.ABSENT
-    if row.against_target.adjusted_p is None:
-        return f"({numbers.p_value(row.against_target.p)})"
-    return numbers.p_value(row.against_target.adjusted_p)
+    if row.against.adjusted_p is None:
+        return f"({numbers.p_value(row.against.p)})"
+    return numbers.p_value(row.against.adjusted_p)
 
 
 def _failure_text(row: Row, reason: str) -> str:

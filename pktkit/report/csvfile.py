@@ -16,11 +16,16 @@ COLUMNS = (
     "items",
     "mean_percent",
     "deviation_percent",
+    "reference",
     "delta_points",
     "delta_low",
     "delta_high",
     "p",
     "p_holm",
+    "p_exact",
+    "gap_percent",
+    "gap_low",
+    "gap_high",
     "lost",
     "gained",
     "steps",
@@ -46,7 +51,7 @@ def render_csv(summary: Summary) -> str:
 
 
 def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
-    contrast = row.against_target
+    contrast = row.against
     return (
         comparison.task,
         comparison.point,
@@ -58,15 +63,18 @@ def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
         _figure(row.deviation),
         *(
             (
+                contrast.reference,
                 _figure(contrast.points),
                 _figure(contrast.interval.low),
                 _figure(contrast.interval.high),
                 _figure(contrast.p),
                 _figure(contrast.adjusted_p),
+                _figure(contrast.exact.p if contrast.exact else None),
             )
             if contrast
-            else ("",) * 5
+            else ("",) * 7
         ),
+        *_gap(row),
         _figure(row.lost),
         _figure(row.gained),
         "" if row.steps is None else row.steps,
@@ -79,6 +87,13 @@ def _line(comparison: Comparison, row: Row) -> tuple[object, ...]:
         row.timing.peak_bytes or "",
         row.failed or "",
     )
+
+
+def _gap(row: Row) -> tuple[str, str, str]:
+    if row.gap is None or row.gap.interval is None:
+        return "", "", ""
+    interval = row.gap.interval
+    return _figure(row.gap.percent), _figure(interval.low), _figure(interval.high)
 
 
 def _figure(value: float | None) -> str:

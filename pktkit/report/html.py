@@ -13,7 +13,7 @@ from pktkit.outcomes import Figure, ReportSection
 from pktkit.report import budgets, columns, numbers, svg
 from pktkit.report.losses import Losses
 from pktkit.report.records import Comparison, Row, Summary
-from pktkit.report.verdict import verdict_sentences
+from pktkit.report.verdict import name_of, verdict_sentences
 
 
 def render_html(
@@ -129,17 +129,19 @@ def _budget(comparison: Comparison) -> str:
 
 
 def _forest(comparison: Comparison) -> str:
-    found = [(row.strategy, c) for row in comparison.rows if (c := row.against_target)]
+    found = [(row.strategy, c) for row in comparison.rows if (c := row.against)]
     if not found:
         return ""
     spans = [svg.Span(name, c.points, c.interval.low, c.interval.high) for name, c in found]
     alt = "; ".join(f"{name} {numbers.delta(c.points, c.interval)}" for name, c in found)
     caption = (
-        f"Difference to the untouched target in points, with {comparison.level:g} % interval. "
+        f"Difference to {name_of(comparison, comparison.reference)} in points, with "
+        f"{comparison.level:g} % interval. "
         "A hollow circle: the interval holds 0."
     )
     picture = svg.forest(spans, title=f"Forest plot. {alt}")
-    return f"<h3>Δ to the target</h3>\n{_figure(picture, caption)}"
+    heading = html.escape(f"Δ to {name_of(comparison, comparison.reference, short=True)}")
+    return f"<h3>{heading}</h3>\n{_figure(picture, caption)}"
 
 
 def _curves(comparison: Comparison, losses: Losses) -> str:

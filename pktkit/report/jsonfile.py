@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from pktkit.report.budgets import unlike
 from pktkit.report.curves import Curve, curves
 from pktkit.report.records import Comparison, Contrast, Row, Summary
@@ -66,6 +68,7 @@ def _scores(comparison: Comparison) -> dict[str, Any]:
         "point": comparison.point,
         "items": comparison.items,
         "alpha": comparison.alpha,
+        "reference": comparison.reference or None,
         "rows": [_row(row) for row in comparison.rows],
         "contrasts": [_contrast(contrast) for contrast in comparison.contrasts],
         "unlike_budgets": unlike(comparison),
@@ -84,6 +87,8 @@ def _row(row: Row) -> dict[str, Any]:
         "mean": row.mean,
         "deviation": row.deviation,
         "against_target": _contrast(row.against_target) if row.against_target else None,
+        "against": _contrast(row.against) if row.against else None,
+        "gap_closed": _gap(row),
         "lost": row.lost,
         "gained": row.gained,
         "steps": row.steps,
@@ -94,6 +99,19 @@ def _row(row: Row) -> dict[str, Any]:
         "source_flops": row.source_flops,
         "target_flops": row.target_flops,
         "layer_map": row.layer_map,
+        "repeats": attrs.asdict(row.repeats) if row.repeats else None,
+    }
+
+
+def _gap(row: Row) -> dict[str, Any] | None:
+    """Return the share closed; all null where it is undefined, None where it has no meaning."""
+    if row.gap is None:
+        return None
+    interval = row.gap.interval
+    return {
+        "percent": row.gap.percent,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
     }
 
 
@@ -127,6 +145,9 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
         "adjusted_p": contrast.adjusted_p,
         "detectable": contrast.detectable,
         "seeds": contrast.seeds,
+        "exact_p": contrast.exact.p if contrast.exact else None,
+        "exact_test": contrast.exact.name if contrast.exact else None,
+        "variance": attrs.asdict(contrast.variance) if contrast.variance else None,
         "claim": None if contrast.adjusted_p is None else str(contrast.claim),
     }
 

@@ -17,7 +17,7 @@ def mean_losses(cells: Iterable[CellResult]) -> Losses:
     """
     found: dict[tuple[str, str], dict[str, list[Sequence[float]]]] = {}
     for cell in cells:
-        if cell.injection is not None:
+        if cell.injection is not None and not cell.key.repeat:
             terms = found.setdefault((cell.key.place, cell.key.strategy), {})
             for term, values in cell.injection.losses.items():
                 terms.setdefault(term, []).append([_number(value) for value in values])

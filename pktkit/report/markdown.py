@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pktkit.outcomes import ReportSection
-from pktkit.report import budgets, columns
+from pktkit.report import budgets, columns, details
 from pktkit.report.figures import figure_files
 from pktkit.report.records import Comparison, Summary
 from pktkit.report.verdict import verdict_sentences
@@ -38,21 +38,36 @@ def _task(comparison: Comparison) -> str:
             *notes,
             "**Verdict**",
             "\n".join(claims),
+            *_details(comparison),
             *_budget(comparison),
         ]
     )
+
+
+def _details(comparison: Comparison) -> list[str]:
+    """Return every contrast and the noise of repeated runs, where there are any."""
+    parts = []
+    if contrasts := details.body(comparison):
+        table = _table(details.headings(comparison), contrasts, names=2)
+        parts += ["**Contrasts**", table, _escape(details.NOTE)]
+    if repeated := details.repeats(comparison):
+        table = _table(details.REPEATS_HEADINGS, repeated, names=1)
+        parts += ["**Repeated runs**", table, _escape(details.REPEATS_NOTE)]
+    return parts
+
+
+def _table(headings: Sequence[str], body: Sequence[Sequence[str]], *, names: int) -> str:
+    """Return a table whose first `names` columns are text and the others figures."""
+    rule = "|" + ":--|" * names + "--:|" * (len(headings) - names)
+    return "\n".join([_line(headings), rule, *(_line(cells) for cells in body)])
 
 
 def _budget(comparison: Comparison) -> list[str]:
     """Return what the rows spent, as a table; nothing where nothing was injected."""
     if budgets.reference_row(comparison) is None:
         return []
-    table = [
-        _line(budgets.HEADINGS),
-        "|:--|" + "--:|" * (len(budgets.HEADINGS) - 1),
-        *(_line(cells) for cells in budgets.body(comparison)),
-    ]
-    return ["**Budget**", "\n".join(table), _escape(budgets.NOTE)]
+    table = _table(budgets.HEADINGS, budgets.body(comparison), names=1)
+    return ["**Budget**", table, _escape(budgets.NOTE)]
 
 
 def _line(cells: Sequence[str]) -> str:

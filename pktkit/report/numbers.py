@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pktkit.statistics import Interval
+
+if TYPE_CHECKING:
+    from pktkit.report.records import GapClosed
 
 ABSENT = "–"
 MINUS = "−"
@@ -32,6 +37,20 @@ def percent(mean: float | None, deviation: float | None) -> str:
 def delta(value: float, interval: Interval) -> str:
     """Write a difference with its interval, for a table."""
     return f"{signed(value)} [{signed(interval.low)}, {signed(interval.high)}]"
+
+
+def gap(value: GapClosed | None) -> str:
+    """Write a share of the source-target distance with its interval, for a table; whole percent."""
+    if value is None:
+        return ABSENT
+    if value.percent is None or value.interval is None:
+        return "undefined"
+    return f"{_whole(value.percent)} [{_whole(value.interval.low)}, {_whole(value.interval.high)}]"
+
+
+def _whole(value: float) -> str:
+    rounded = round(value)
+    return f"{MINUS}{-rounded}" if rounded < 0 else str(rounded)
 
 
 def p_value(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pktkit.points import place
-from pktkit.statistics import Interval
+from pktkit.statistics import ExactTest, Interval, RepeatNoise, VarianceParts
 
 
 class Role(enum.StrEnum):
@@ -53,6 +53,8 @@ class Contrast:
         detectable: smallest difference, in points, that this sample shows with 80 % power.
         seeds: number of seeds both rows have.
         alpha: error rate of the claim.
+        exact: second opinion on `p`, over items alone with these seeds; nothing is claimed of it.
+        variance: what seeds, items and noise contribute, in points.
     """
 
     strategy: str
@@ -64,6 +66,8 @@ class Contrast:
     detectable: float
     seeds: int
     alpha: float
+    exact: ExactTest | None = None
+    variance: VarianceParts | None = None
 
     @property
     def claim(self) -> Claim:
@@ -71,6 +75,20 @@ class Contrast:
         if self.adjusted_p is None or self.adjusted_p >= self.alpha or 0.0 in self.interval:
             return Claim.NOT_SEPARABLE
         return Claim.BEATS if self.points > 0 else Claim.WORSE
+
+
+@attrs.frozen
+class GapClosed:
+    """Share of the distance from the untouched target to the source that a row has closed.
+
+    Arguments:
+        percent: 0 is the target, 100 the source; None where the source is not shown to be above
+            the target, so that no share of the distance between them means anything.
+        interval: of `percent`, at the level of the comparison.
+    """
+
+    percent: float | None = None
+    interval: Interval | None = None
 
 
 @attrs.frozen
@@ -110,6 +128,8 @@ class Row:
         mean: mean score over items and seeds, percent.
         deviation: of the seeds' means, percent; None with one seed or where seeds do not matter.
         against_target: contrast with the untouched target, if both have scores.
+        against: contrast with the reference of the comparison, shown as Δ.
+        gap: share of the source-target distance closed, if target and source have scores.
         lost, gained: items the untouched target had right and this row has wrong, and the other
             way round; number of items, mean over seeds.
         steps, tokens, trainable_parameters: of the injection, mean over seeds; None where nothing
@@ -119,6 +139,7 @@ class Row:
         interval: of `mean` over items and seeds, on a learning curve only; percent.
         layer_map: printable layer map of the first seed.
         timing: what it cost.
+        repeats: what runs of one seed differ in that should be the same, in points, if asked for.
     """
 
     strategy: str
@@ -128,6 +149,8 @@ class Row:
     mean: float | None = None
     deviation: float | None = None
     against_target: Contrast | None = None
+    against: Contrast | None = None
+    gap: GapClosed | None = None
     lost: float | None = None
     gained: float | None = None
     steps: int | None = None
@@ -139,6 +162,7 @@ class Row:
     interval: Interval | None = None
     layer_map: str = ""
     timing: Timing = attrs.field(factory=Timing)
+    repeats: RepeatNoise | None = None
 
     @property
     def control(self) -> bool:
@@ -171,10 +195,11 @@ class Comparison:
         task: its name.
         items: number of test items.
         rows: in the order of `Role`, within a role as given.
-        contrasts: of every method with every other row that is not a method.
+        contrasts: of every strategy under comparison with every reference.
         alpha: error rate of claims; intervals are at level `1 - alpha`.
         meaning: by placebo, what the method has and the placebo has not, as in "profits from …".
         placebo_of: by placebo, the methods it is a placebo of; of all, where not given.
+        reference: name of the row that Δ is the difference to; empty without one.
         point: rows or steps of the curve's point; empty for the task's own budget.
     """
 
@@ -185,6 +210,7 @@ class Comparison:
     alpha: float = 0.05
     meaning: Mapping[str, str] = attrs.field(factory=dict)
     placebo_of: Mapping[str, Collection[str]] = attrs.field(factory=dict)
+    reference: str = ""
     point: str = ""
 
     @property

@@ -163,6 +163,7 @@ def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
                 "seed": cell.key.seed,
                 "task": cell.key.task,
                 "point": cell.key.point,
+                "repeat": cell.key.repeat,
                 "item": score.item,
                 "score": plain(score.score),
                 "prediction": score.prediction,

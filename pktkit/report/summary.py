@@ -10,11 +10,13 @@ import attrs
 import numpy as np
 
 from pktkit import statistics
-from pktkit.errors import UsageError
+from pktkit.errors import UsageError, unknown_name
 from pktkit.outcomes import CellKey, CellResult
 from pktkit.points import OWN
+from pktkit.report.contrasts import Gathered, Lineup, contrast, families, gap_closed
 from pktkit.report.records import Comparison, Contrast, Failure, Role, Row, Summary, Timing
-from pktkit.statistics import FloatArray, Interval, PairedEvidence
+from pktkit.settings import EvidenceSettings
+from pktkit.statistics import FloatArray, Interval, RepeatNoise
 
 _ROLE_ORDER = tuple(Role)
 NOT_RUN = "was not run"
@@ -29,13 +31,14 @@ def summarise(
     plan: Mapping[str, Any] | None = None,
     alpha: float = 0.05,
     n_boot: int = statistics.DEFAULT_DRAWS,
+    references: Sequence[str] = (),
 ) -> Summary:
     """Return rows, contrasts and what may be claimed of them, for every task and point.
 
     P-values are corrected with Holm over the methods, for each task and each reference (the
     untouched target, the source, every baseline and placebo) on its own: "which strategies beat
     sft?" is one question. P-values of controls against the target are left as they are, for nothing
-    is claimed of them.
+    is claimed of them; in a run without any method, the trained controls are what is compared.
 
     Strategies are paired on the seeds both have. Cells that failed, that hold a score which is not
     a number from 0 to 1, or whose items differ from the other rows' become failures of their row.
@@ -50,11 +53,16 @@ def summarise(
         plan: facts about the run for the report, without times.
         alpha: error rate of claims, and 1 minus the level of intervals.
         n_boot: bootstrap draws per contrast.
+        references: names of the rows to compare with instead, the first for Δ.
 
     Raises:
-        UsageError: a cell's strategy has no role, or a role is unknown.
+        UsageError: a cell's strategy has no role, a role is unknown, or a reference is no row.
     """
     known = _checked_roles(roles)
+    for name in references:
+        if name not in known:
+            raise unknown_name("reference", name, known)
+    settings = EvidenceSettings(alpha, n_boot, references)
     latest = {cell.key: cell for cell in cells}
     for key in latest:
         if key.strategy not in known:
@@ -68,42 +76,11 @@ def summarise(
             if key.task == task and (key.point == point or known[key.strategy].seedless)
         ]
         gathered = _gather(here, {name: known[name] for name in ordered})
-        found = _compare(task, gathered, _Test(alpha, n_boot), meaning or {}, placebo_of or {})
+        found = _compare(task, gathered, settings, meaning or {}, placebo_of or {})
         if point != OWN:
-            found = _banded(found, gathered, _Test(alpha, n_boot))
+            found = _banded(found, gathered, settings)
         comparisons.append(attrs.evolve(found, point=point))
     return Summary(comparisons=tuple(comparisons), plan=plan or {})
-
-
-@attrs.frozen
-class _Test:
-    alpha: float
-    n_boot: int
-
-    def evidence(self, difference: FloatArray, looks: int) -> PairedEvidence:
-        """Test a difference that is one of `looks` in its family."""
-        return statistics.paired_evidence(
-            difference,
-            n_boot=self.n_boot,
-            alpha=self.alpha,
-            detectable_alpha=self.alpha / max(1, looks),
-        )
-
-
-@attrs.frozen(eq=False)
-class _Gathered:
-    """A strategy's usable cells on one task, and its scores `[items]` by seed."""
-
-    strategy: str
-    role: Role
-    cells: tuple[CellResult, ...]
-    scores: Mapping[int, FloatArray]
-    failures: tuple[Failure, ...]
-
-    def stacked(self, seeds: Sequence[int]) -> FloatArray:
-        """Return scores `[seeds, items]`; one row where the seed does not matter."""
-        chosen = sorted(self.scores)[:1] if self.role.seedless else seeds
-        return np.stack([self.scores[seed] for seed in chosen])
 
 
 def _places(keys: Collection[CellKey], roles: Mapping[str, Role]) -> list[tuple[str, str]]:
@@ -126,26 +103,36 @@ def _checked_roles(roles: Mapping[str, str]) -> dict[str, Role]:
         raise UsageError(f"{error}; known roles: {', '.join(Role)}.") from error
 
 
-def _gather(cells: Sequence[CellResult], roles: Mapping[str, Role]) -> list[_Gathered]:
+def _gather(cells: Sequence[CellResult], roles: Mapping[str, Role]) -> list[Gathered]:
     """Collect usable scores per strategy; all have the same items in the same order."""
     items = _reference_items(cells, roles)
     gathered = []
     for strategy, role in roles.items():
-        own = sorted((c for c in cells if c.key.strategy == strategy), key=lambda c: c.key.seed)
-        problems = {cell.key.seed: _problem(cell, items) for cell in own}
-        usable = tuple(cell for cell in own if not problems[cell.key.seed])
-        failures = [Failure(seed, reason) for seed, reason in problems.items() if reason]
+        own = sorted(
+            (c for c in cells if c.key.strategy == strategy),
+            key=lambda c: (c.key.seed, c.key.repeat),
+        )
+        problems = {cell.key: _problem(cell, items) for cell in own}
+        failures = [
+            Failure(key.seed, f"repeat {key.repeat}: {reason}" if key.repeat else reason)
+            for key, reason in problems.items()
+            if reason
+        ]
         if not own:
             failures.append(Failure(None, NOT_RUN))
-        scores = {cell.key.seed: _aligned_scores(cell, items) for cell in usable}
-        gathered.append(_Gathered(strategy, role, usable, scores, tuple(failures)))
+        usable = tuple(cell for cell in own if not problems[cell.key])
+        once = tuple(cell for cell in usable if not cell.key.repeat)
+        scores = {cell.key.seed: _aligned_scores(cell, items) for cell in once}
+        again = [c for c in usable if c.key.repeat and c.key.seed == min(scores, default=None)]
+        repeats = tuple(_aligned_scores(cell, items) for cell in again)
+        gathered.append(Gathered(strategy, role, once, scores, tuple(failures), repeats))
     return gathered
 
 
 def _reference_items(cells: Sequence[CellResult], roles: Mapping[str, Role]) -> tuple[str, ...]:
     """Return the items of the target's row, or else of the first row that has a usable cell."""
     rank = {name: position for position, name in enumerate(roles)}
-    for cell in sorted(cells, key=lambda c: (rank[c.key.strategy], c.key.seed)):
+    for cell in sorted(cells, key=lambda c: (rank[c.key.strategy], c.key.seed, c.key.repeat)):
         items = tuple(score.item for score in cell.scores)
         if not _problem(cell, items):
             return items
@@ -176,73 +163,47 @@ def _aligned_scores(cell: CellResult, items: tuple[str, ...]) -> FloatArray:
 
 def _compare(
     task: str,
-    gathered: Sequence[_Gathered],
-    test: _Test,
+    gathered: Sequence[Gathered],
+    settings: EvidenceSettings,
     meaning: Mapping[str, str],
     placebo_of: Mapping[str, Collection[str]],
 ) -> Comparison:
-    usable = [g for g in gathered if g.scores]
-    target = next((g for g in usable if g.role is Role.TARGET), None)
-    methods = [g for g in usable if g.role is Role.METHOD]
-    others = [g for g in usable if g.role is not Role.METHOD and g is not target]
-    references = [*([target] if target else []), *others]
-    contrasts = [c for reference in references for c in _family(methods, reference, test)]
-    unclaimed = [_contrast(control, target, test, 1) for control in others] if target else []
-    against_target = {
-        contrast.strategy: contrast
-        for contrast in (*contrasts, *unclaimed)
-        if contrast is not None and target is not None and contrast.reference == target.strategy
-    }
+    lineup = Lineup.of(gathered, settings.references)
+    contrasts = families(lineup, settings)
+    known = {(c.strategy, c.reference): c for c in contrasts}
+    main = lineup.references[0] if lineup.references else None
+
+    def between(row: Gathered, reference: Gathered | None) -> Contrast | None:
+        """Return a contrast that is claimed, or else one of which nothing is."""
+        if reference is None or reference is row or not row.scores:
+            return None
+        pair = (row.strategy, reference.strategy)
+        if pair not in known and (found := contrast(row, reference, settings)):
+            known[pair] = found
+        return known.get(pair)
+
     return Comparison(
         task=task,
-        items=len(next(iter(usable[0].scores.values()))) if usable else 0,
-        rows=tuple(_row(g, target, against_target.get(g.strategy)) for g in gathered),
+        items=next((len(scores) for g in gathered for scores in g.scores.values()), 0),
+        rows=tuple(
+            _row(g, lineup, settings.alpha, between(g, lineup.target), between(g, main))
+            for g in gathered
+        ),
         contrasts=tuple(contrasts),
-        alpha=test.alpha,
+        alpha=settings.alpha,
         meaning=meaning,
         placebo_of=placebo_of,
+        reference="" if main is None else main.strategy,
     )
 
 
-def _family(methods: Sequence[_Gathered], reference: _Gathered, test: _Test) -> list[Contrast]:
-    """Contrast all methods with one reference, correcting over the methods."""
-    contrasts = [
-        contrast
-        for method in methods
-        if (contrast := _contrast(method, reference, test, len(methods))) is not None
-    ]
-    adjusted = statistics.holm([contrast.p for contrast in contrasts])
-    return [attrs.evolve(c, adjusted_p=p) for c, p in zip(contrasts, adjusted, strict=True)]
-
-
-def _paired_seeds(row: _Gathered, reference: _Gathered) -> list[int]:
-    if reference.role.seedless:
-        return sorted(row.scores)
-    if row.role.seedless:
-        return sorted(reference.scores)
-    return sorted(set(row.scores) & set(reference.scores))
-
-
-def _contrast(row: _Gathered, reference: _Gathered, test: _Test, looks: int) -> Contrast | None:
-    """Contrast two rows on their common seeds; None if they have none."""
-    seeds = _paired_seeds(row, reference)
-    if not seeds:
-        return None
-    evidence = test.evidence(row.stacked(seeds) - reference.stacked(seeds), looks)
-    return Contrast(
-        strategy=row.strategy,
-        reference=reference.strategy,
-        points=100.0 * evidence.mean,
-        interval=Interval(100.0 * evidence.interval.low, 100.0 * evidence.interval.high),
-        p=evidence.p,
-        adjusted_p=None,
-        detectable=100.0 * evidence.detectable,
-        seeds=evidence.seeds,
-        alpha=test.alpha,
-    )
-
-
-def _row(gathered: _Gathered, target: _Gathered | None, contrast: Contrast | None) -> Row:
+def _row(
+    gathered: Gathered,
+    lineup: Lineup,
+    alpha: float,
+    against_target: Contrast | None,
+    against: Contrast | None,
+) -> Row:
     row = Row(strategy=gathered.strategy, role=gathered.role, failures=gathered.failures)
     if not gathered.scores:
         return row
@@ -254,24 +215,37 @@ def _row(gathered: _Gathered, target: _Gathered | None, contrast: Contrast | Non
         seeds=tuple(seeds),
         mean=100.0 * mean,
         deviation=None if deviation is None else 100.0 * deviation,
-        against_target=contrast,
+        against_target=against_target,
+        against=against,
+        gap=gap_closed(gathered, lineup, alpha),
         layer_map=gathered.cells[0].layer_map,
         timing=_timing(gathered.cells),
+        repeats=_repeats(gathered),
         **_injected(gathered.cells),
     )
-    if target is None or target is gathered:
+    if lineup.target is None or lineup.target is gathered:
         return row
-    base = target.stacked(seeds)
+    base = lineup.target.stacked(seeds)
     return attrs.evolve(
         row, lost=statistics.lost(base, scores), gained=statistics.gained(base, scores)
     )
 
 
-def _banded(found: Comparison, gathered: Sequence[_Gathered], test: _Test) -> Comparison:
+def _repeats(gathered: Gathered) -> RepeatNoise | None:
+    """Compare further runs of a seed with its first, where both have scores."""
+    if not gathered.repeats:
+        return None
+    first = gathered.scores[min(gathered.scores)]
+    return statistics.repeat_noise(np.stack([first, *gathered.repeats])).scaled(100.0)
+
+
+def _banded(
+    found: Comparison, gathered: Sequence[Gathered], settings: EvidenceSettings
+) -> Comparison:
     """Return a comparison whose rows have an interval of their mean, for a curve's band."""
     intervals = {
         g.strategy: statistics.paired_bootstrap(
-            g.stacked(sorted(g.scores)), n_boot=test.n_boot, level=1 - test.alpha
+            g.stacked(sorted(g.scores)), n_boot=settings.n_boot, level=1 - settings.alpha
         )
         for g in gathered
         if g.scores

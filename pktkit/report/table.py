@@ -16,7 +16,7 @@ from pktkit.report.curves import Curve
 from pktkit.report.records import Comparison, Role, Summary
 from pktkit.report.verdict import verdict_sentences
 
-WIDTH = 110
+WIDTH = 120
 _STYLES = {Role.METHOD: "bold", Role.PLACEBO: "dim", Role.BASELINE: "", Role.TARGET: "cyan"}
 
 

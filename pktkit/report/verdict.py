@@ -8,6 +8,7 @@ from pktkit.report.numbers import p_value, percent, points, signed
 from pktkit.report.records import Claim, Comparison, Contrast, Role, Row
 
 FEWEST_SEEDS = 3
+ONLY_CONTROLS = "Only controls were compared; --strategies names what to compare with them."
 
 
 def verdict(comparison: Comparison) -> str:
@@ -22,13 +23,34 @@ def verdict_sentences(comparison: Comparison) -> tuple[str, ...]:
     excludes 0. An interval that excludes 0 while the corrected p-value does not is shown with it.
     """
     methods = comparison.of_role(Role.METHOD)
+    controls = not methods
+    if controls:
+        compared = {contrast.strategy for contrast in comparison.contrasts}
+        methods = tuple(row for row in comparison.rows if row.strategy in compared)
     if not methods:
-        return ("No strategy was compared.",)
+        return (_untouched(comparison), *_failed_references(comparison))
     return (
+        *([ONLY_CONTROLS] if controls else []),
         *(_method(comparison, row) for row in methods),
         *_failed_references(comparison),
         *_no_improvement(comparison),
         *_few_seeds(comparison),
+    )
+
+
+def _untouched(comparison: Comparison) -> str:
+    """Say what can be said where nothing was transferred: how much there is to gain."""
+    apart = [
+        row.against_target
+        for row in comparison.of_role(Role.SOURCE)
+        if row.against_target is not None
+    ]
+    if not apart:
+        return "Nothing was compared: no row was transferred and scored."
+    figures = _figures(apart[0], f"{comparison.level:g} % interval ")
+    return (
+        "No row was transferred and scored; between the untouched target and the source are "
+        f"{figures.strip('()')}."
     )
 
 
@@ -55,7 +77,7 @@ def _claims(comparison: Comparison, strategy: str, contrasts: Sequence[Contrast]
             continue
         named = []
         for contrast in of_claim:
-            named.append(f"{_name(comparison, contrast.reference)} {_figures(contrast, level)}")
+            named.append(f"{name_of(comparison, contrast.reference)} {_figures(contrast, level)}")
             level = ""
         verb = claim.value if claim is Claim.BEATS else f"is {claim.value}"
         clauses.append(f"{verb} {_listed(named)}")
@@ -99,19 +121,24 @@ def _profits(comparison: Comparison, strategy: str, contrasts: Sequence[Contrast
 
 
 def _detectable(comparison: Comparison, contrasts: Sequence[Contrast]) -> list[str]:
-    """Say what could have been found, where the target could not be told apart."""
+    """Say what could have been found, where the main reference could not be told apart."""
     return [
-        "The smallest effect on the target that this sample could have shown is about "
+        f"The smallest {_effect(comparison, contrast)} that this sample could have shown is about "
         f"{points(contrast.detectable)} points (with 80 % power)."
         for contrast in contrasts
-        if comparison.row(contrast.reference).role is Role.TARGET
-        and contrast.claim is Claim.NOT_SEPARABLE
+        if contrast.reference == comparison.reference and contrast.claim is Claim.NOT_SEPARABLE
     ]
+
+
+def _effect(comparison: Comparison, contrast: Contrast) -> str:
+    if comparison.row(contrast.reference).role is Role.TARGET:
+        return "effect on the target"
+    return f"difference to {name_of(comparison, contrast.reference)}"
 
 
 def _failed_references(comparison: Comparison) -> list[str]:
     return [
-        f"Nothing can be said against {_name(comparison, row.strategy)}, which failed: "
+        f"Nothing can be said against {name_of(comparison, row.strategy)}, which failed: "
         f"{_sentence(row.failed)}"
         for row in comparison.rows
         if row.control and row.failed is not None
@@ -147,10 +174,11 @@ def _few_seeds(comparison: Comparison) -> list[str]:
     ]
 
 
-def _name(comparison: Comparison, strategy: str) -> str:
+def name_of(comparison: Comparison, strategy: str, *, short: bool = False) -> str:
+    """Name a row as a sentence does; `short` leaves out that the target is untouched."""
     role = comparison.row(strategy).role
     if role is Role.TARGET:
-        return "the untouched target"
+        return "the target" if short else "the untouched target"
     return "the source" if role is Role.SOURCE else strategy
 
 

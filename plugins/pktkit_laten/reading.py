@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from pktkit.errors import PairIncompatibleError, UsageError
+from pktkit.offloaded import held
 from pktkit.recording import hidden_state
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class _Seen:
         if name is None:
             return None
         norm = _owner(self.anatomy, name)
-        weight: Any = norm.weight
+        weight = held(self.anatomy.model, name).to(written.device)
         scale = (written.square().mean(dim=-1, keepdim=True) + epsilon(norm)).rsqrt()
         return (weight.float() + self.anatomy.layout.gain_offset) * scale
 

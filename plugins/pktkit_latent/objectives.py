@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pktkit.encoding import Batch
-    from pktkit.gradients import StepView
     from pktkit.pair import LoadedModel
+    from pktkit.step_view import StepView
     from pktkit.training import TransferData
     from pktkit_latent.steering_options import SteeringOptions
 
@@ -33,11 +33,13 @@ class Steering:
     """Pulls the target's block states towards aligned states while it learns its task.
 
     Statistics of a layer term (the mean that is taken off, relations among tokens) are those of
-    the micro-batch: with gradient accumulation they cover its part of the step only.
+    the micro-batch: with gradient accumulation they cover its part of the step only. They cover
+    the rows of all processes, which exchange states (never logits) where a term needs them all.
 
     Arguments:
         wanted: aligned states by row; None when the layer weight is 0.
         distance: the layer term, a mean over blocks.
+        per_token: whether it is a mean over tokens, each looked at for itself.
         schedule: its weight.
         focus: which blocks are steered when.
         output_term: loss on the logits.
@@ -51,6 +53,7 @@ class Steering:
 
     wanted: Wanted | None
     distance: Distance
+    per_token: bool
     schedule: LayerSchedule
     focus: Focus
     output_term: OutputTerm
@@ -81,6 +84,7 @@ class Steering:
         return cls(
             wanted,
             LAYER_TERMS[options.layer_term].open(head[: vocab_size(target)]),
+            LAYER_TERMS[options.layer_term].per_token,
             options.schedule,
             focus,
             OUTPUT_TERMS[options.output](data.probe),
@@ -118,15 +122,23 @@ class Steering:
     def _layer(self, view: StepView) -> Tensor:
         assert self.wanted is not None
         blocks, kept = self.focus.at(view.share), self._kept(view.batch)
-        wanted = self.wanted.read(view.batch, blocks, kept)
+        own, mine, counts = view.own, view.within_own(kept), view.counts(kept)
+        wanted = self.wanted.read(own.batch, blocks, mine)
+        weights = self._weights(own.batch, mine)
         interface = self.wanted.states.interface
         states = torch.stack(
             [
-                self._read_out(block, view.recording.states(block, interface, kept))
+                self._read_out(block, own.recording.states(block, interface, mine))
                 for block in blocks
             ]
         )
-        return self.distance(states, wanted, self._weights(view.batch, kept))
+        if self.per_token and min(counts):
+            return view.mean(lambda own: self.distance(states, wanted, weights), counts)
+        return self.distance(
+            view.gather(states, counts, dim=1),
+            view.gather(wanted, counts, dim=1),
+            None if weights is None else view.gather(weights, counts),
+        )
 
     def _read_out(self, block: int, states: Tensor) -> Tensor:
         precise = states.float()

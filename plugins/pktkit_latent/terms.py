@@ -38,11 +38,13 @@ class LayerTerm:
         open: given the target's LM head `[V, D]` without padded rows, returns the distance.
         paired: compares state by state, in one space, and takes a weight per token.
         in_target_space: reads states through the target's LM head.
+        per_token: looks at each token for itself, and is a mean over them.
     """
 
     open: Callable[[Tensor], Distance]
     paired: bool = True
     in_target_space: bool = False
+    per_token: bool = False
 
 
 def cosine_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -99,10 +101,10 @@ def cka_distance(states: Tensor, wanted: Tensor, weights: Tensor | None = None) 
 
 
 LAYER_TERMS: Mapping[str, LayerTerm] = {
-    "cosine": LayerTerm(lambda head: cosine_distance),
+    "cosine": LayerTerm(lambda head: cosine_distance, per_token=True),
     "centred-cosine": LayerTerm(lambda head: centred_cosine_distance),
     "mse": LayerTerm(lambda head: mse_distance),
-    "fisher": LayerTerm(fisher_distance, in_target_space=True),
+    "fisher": LayerTerm(fisher_distance, in_target_space=True, per_token=True),
     "fisher-scaled": LayerTerm(scaled_fisher_distance, in_target_space=True),
     "relation": LayerTerm(lambda head: relation_distance, paired=False),
     "cka": LayerTerm(lambda head: cka_distance, paired=False),

@@ -13,6 +13,7 @@ import attrs
 
 from pktkit.capabilities import Capabilities
 from pktkit.errors import PairIncompatibleError, UsageError
+from pktkit.offloaded import require_held
 from pktkit.options import option
 from pktkit.pair import LoadedModel, ModelPair, load_model
 from pktkit.quantised import require_plain
@@ -147,6 +148,7 @@ def load_base(reference: str, source: LoadedModel) -> LoadedModel:
             source is quantised.
     """
     require_plain(source.model, "a task vector")
+    require_held(source.model, "a task vector")
     dtype = str(source.model.dtype).removeprefix("torch.")
     base = load_model(reference, dtype=dtype, device=str(source.anatomy.head_weight.device))
     ours, theirs = shapes(source), shapes(base)

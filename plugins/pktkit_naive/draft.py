@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pktkit.offloaded import held
 from pktkit.slicing import Placement
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Draft:
         norms = self._source.norms(link.main)
         for key, name in self._target.norms(link.target).items():
             if key in norms:
-                value = self._source.model.get_parameter(norms[key]).detach()
+                value = held(self._source.model, norms[key])
                 kind, _, bias_suffix = key.partition(".")
                 self._copy_norm(name, value, placed.norm(kind), is_gain=not bias_suffix)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from pktkit.offloaded import held
 from pktkit.slicing import INPUT_SIDE, NormSlicer
 from pktkit_transplant.maps import Change
 
@@ -83,7 +84,7 @@ class Side:
         parameter = norms.get(key + part)
         if parameter is None:
             return None
-        return self.anatomy.model.get_parameter(parameter).detach().cpu().double()
+        return held(self.anatomy.model, parameter).cpu().double()
 
 
 @attrs.frozen(eq=False)
@@ -223,7 +224,7 @@ def _head_norm(
     for part, offsets in (("", True), (".bias", False)):
         if name + part not in given or name + part not in own:
             continue
-        value = ours.anatomy.model.get_parameter(given[name + part]).detach().cpu().double()
+        value = held(ours.anatomy.model, given[name + part]).cpu().double()
         stored = theirs.anatomy.model.get_parameter(own[name + part]).detach().cpu().double()
         ours_offset = ours.anatomy.layout.gain_offset if offsets else 0.0
         theirs_offset = theirs.anatomy.layout.gain_offset if offsets else 0.0

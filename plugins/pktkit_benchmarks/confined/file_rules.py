@@ -50,7 +50,7 @@ def restrict(*, readable: Iterable[str], writable: Iterable[str]) -> None:
     version = abi()
     if version == 0:
         raise OSError("landlock: not in this kernel")
-    handled = (1 << min(13, 12 + version)) - 1
+    handled = (1 << 13) - 1
     handled |= (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
     if version >= 5:
         handled |= 1 << 15  # commands to devices

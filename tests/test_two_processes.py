@@ -1,0 +1,204 @@
+"""Two processes on the CPU end where one ends: everything that trains, whole and sharded."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from two_processes import CASES
+
+from pktkit.budget import Budget
+from pktkit.errors import UsageError
+from pktkit.launch import joined, requested_sharding, shared_directory
+from pktkit.processes import ALONE, Processes, Sharding
+
+TESTS = Path(__file__).parent
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What both processes found; they run all cases once."""
+    folder = tmp_path_factory.mktemp("two")
+    launch = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(TESTS / "two_processes.py"), str(folder)],
+            env={**os.environ, **launch, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=280)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_end_where_one_does(found, name):
+    case = found[name]
+    assert case["same"], "the two processes ended with different weights"
+    assert case["moved"] > 0
+    assert case["tokens"][0] == case["tokens"][1]
+    for one, two in zip(*case["operations"], strict=True):
+        assert 0.8 * one <= two <= one  # parts are padded to their own longest row
+    exact = "bf16" not in name
+    assert case["difference"] < (1e-4 if exact else 4e-3)
+    alone, together = case["losses"]
+    assert alone.keys() == together.keys()
+    for term, values in alone.items():
+        assert together[term] == pytest.approx(values, rel=1e-4 if exact else 2e-2)
+
+
+def test_an_objective_that_knows_nothing_of_processes_is_computed_on_all_rows(found):
+    """It relates tokens of different processes and trains a parameter of its own."""
+    assert found["naive"]["difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("too few rows", "UsageError: budget.batch_size 7 in 4 parts"),
+        ("not finite", "NonFiniteError: the loss is nan at step 1"),
+        ("not finite, sharded", "NonFiniteError: the loss is nan at step 1"),
+    ],
+)
+def test_both_processes_fail_alike_and_leave_the_target_as_it_was(found, name, message):
+    assert found[name]["error"].startswith(message)
+    assert found[name]["same"] and found[name]["restored"]
+
+
+def test_a_process_that_fails_alone_does_not_go_on(found):
+    first, second = found["lonely"]["told"]
+    assert first == ""
+    assert second.startswith("LaunchError: process 1 of 2 failed and not all others did")
+    assert second.endswith("its disk is gone.")
+
+
+def test_processes_with_different_budgets_do_not_wait_for_each_other_for_ever(found):
+    for told in found["at odds"]["told"]:
+        assert told.startswith("LaunchError: the budget differs between processes")
+        assert "steps=2" in told and "steps=3" in told
+
+
+def test_one_process_writes_and_prints(found):
+    first, second = found["commands"]["all"]
+    assert first["transfer"]["exit"] == second["transfer"]["exit"] == 0
+    assert first["transfer"]["out"].startswith("wrote")
+    assert second["transfer"]["out"] == second["transfer"]["err"] == ""
+    assert "3 of 3 cells" in first["compare"]["out"] and ", 0 failed" in first["compare"]["out"]
+    assert second["compare"] == {"exit": 0, "out": "", "err": ""}
+
+
+def test_a_part_has_cells_and_claims_nothing(found):
+    files = found["commands"]["files"]
+    assert "cells.jsonl" in files
+    assert not {"results.json", "report.md", "report.html"} & set(files)
+
+
+def test_both_processes_hear_of_what_one_finds(found):
+    for process in found["commands"]["all"]:
+        assert process["occupied"]["exit"] == 2
+        assert "is not empty" in process["occupied"]["err"]
+        assert process["numbered"]["exit"] == 2
+        assert "--device cuda: each process takes its own" in process["numbered"]["err"]
+
+
+def test_a_strategy_that_fails_in_both_processes_is_a_row(found):
+    first, second = found["commands"]["all"]
+    assert first["too few"]["exit"] == 1
+    assert "fewer than the 2 processes" in first["too few"]["out"]
+    assert second["too few"]["exit"] == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1; expected 2"),
+    ],
+)
+def test_engines_that_are_not_supported_are_refused(monkeypatch, variables, message):
+    for name, value in {"WORLD_SIZE": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message), joined("cpu"):
+        pass
+
+
+def test_fsdp_is_configured_by_what_the_launcher_says(monkeypatch):
+    for name, value in {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
+        "FSDP_OFFLOAD_PARAMS": "true",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert requested_sharding() == Sharding(reshard_after_forward=False, offload=True)
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "False"  # else weights are missing
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "true")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
+    assert requested_sharding() == Sharding(reshard_after_forward=True, offload=False)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    assert requested_sharding() is None
+
+
+def test_a_cpu_launch_that_starts_one_process_says_what_to_type(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UsageError, match="torchrun --nproc_per_node 2"), joined("cpu"):
+        pass
+
+
+def test_alone_nothing_is_shared(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as processes, shared_directory(processes, None) as folder:
+        assert processes == ALONE and folder is None
+    with shared_directory(ALONE, tmp_path) as folder:
+        assert folder == tmp_path
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_rows_are_split_evenly_and_in_order(count):
+    for length in range(count, 12):
+        parts = Processes(count=count).split(list(range(length)))
+        assert [row for part in parts for row in part] == list(range(length))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_every_micro_batch_must_have_a_row_for_each_process():
+    for batch_size in range(1, 9):
+        for accumulate in range(1, 10):
+            budget = Budget(batch_size=batch_size, accumulate=accumulate)
+            parts = min(accumulate, batch_size)
+            smallest = min(len(range(i, batch_size, parts)) for i in range(parts))
+            processes = Processes(count=3)
+            if smallest >= 3:
+                processes.require_rows(budget)
+            else:
+                with pytest.raises(UsageError, match="fewer than the 3 processes"):
+                    processes.require_rows(budget)
