@@ -192,7 +192,9 @@ def _generation(model: PreTrainedModel) -> dict[str, Any]:
     """Return a generation configuration without what the library adds on writing."""
     config: Any = model.generation_config
     kept: dict[str, Any] = config.to_diff_dict()
-    return {k: v for k, v in kept.items() if k not in ("transformers_version", "_from_model_config")}
+    return {
+        k: v for k, v in kept.items() if k not in ("transformers_version", "_from_model_config")
+    }
 
 
 def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:

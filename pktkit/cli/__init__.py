@@ -10,6 +10,7 @@ from pktkit.cli.group import LazyCommand, PktkitGroup
 COMMANDS = (
     LazyCommand("compare", "pktkit.cli.compare:compare", "Compare strategies on equal terms."),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
+    LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
     LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show what a pair of models consists of."),
     LazyCommand("plugins", "pktkit.cli.plugins:plugins", "Show plugins and what they provide."),

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -137,13 +137,7 @@ def factorised(target: LoadedModel, journal: Journal, rank: int | None) -> LowRa
             limit=limit,
         )
         if rank is None and not found.exact:
-            error = math.sqrt(found.lost / found.total)
-            raise UsageError(
-                f"the change of '{name}' {tuple(sizes[module])} is not of low rank: with rank "
-                f"{limit}, where an adapter is as large as the change itself, {error:.1%} of it "
-                "(Frobenius) would be lost. Type --rank N for an adapter that cuts it off at rank "
-                f"N and says what is lost. {INSTEAD}"
-            )
+            raise UsageError(_full_rank(name, found, limit, parameters[name]))
         factors[module] = found
     biases = {
         module: (
@@ -152,6 +146,19 @@ def factorised(target: LoadedModel, journal: Journal, rank: int | None) -> LowRa
         for module in biased
     }
     return LowRankChange(factors, biases, whole, max(1, *(f.rank for f in factors.values())))
+
+
+def _full_rank(name: str, found: Factors, limit: int, parameter: Tensor) -> str:
+    """Word the refusal of a change that no small adapter holds."""
+    error = math.sqrt(found.lost / found.total)
+    half = parameter.element_size() < 4
+    rounded = " Rounding to 16 bits alone can do that; --dtype float32 avoids it." if half else ""
+    return (
+        f"the change of '{name}' {tuple(parameter.shape)} is not of low rank: with rank {limit}, "
+        f"where an adapter is as large as the change itself, {error:.1%} of it (Frobenius) would "
+        f"be lost.{rounded} Type --rank N for an adapter that cuts it off at rank N and says what "
+        f"is lost. {INSTEAD}"
+    )
 
 
 def _sorted_changes(
@@ -291,9 +298,9 @@ def _has_bias(model: nn.Module, module: str) -> bool:
 def _numbers(model: nn.Module, change: LowRankChange) -> int:
     """Return how many numbers the adapter holds."""
     factors = change.factors.values()
-    count = sum(change.rank * (f.b.shape[0] + f.a.shape[1]) for f in factors)
+    count: int = sum(change.rank * (f.b.shape[0] + f.a.shape[1]) for f in factors)
     if change.biases:
         count += sum(f.b.shape[0] for f in factors)
     for name in change.whole:
-        count += sum(p.numel() for p in cast(nn.Module, model.get_submodule(name)).parameters())
-    return int(count)
+        count += sum(p.numel() for p in model.get_submodule(name).parameters())
+    return count

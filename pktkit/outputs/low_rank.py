@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DENSE = 1024
 """Matrices with a side up to this are decomposed whole; larger ones in growing parts."""
 
+MOST_ROUNDING = 0.01
+"""Rounding may be this part of a change's energy; beyond, it would pass for the change itself."""
+
 _FIRST = 64
 _OVER = 16
 
@@ -47,7 +50,7 @@ def factorise(before: Tensor, after: Tensor, *, limit: int) -> Factors:
 
     Storing `after` in its precision has moved every entry by up to half a unit in the last place,
     which makes any change full rank. The product is therefore called exact, and needs no more
-    rank, once what it leaves out is not larger than that rounding.
+    rank, once what it leaves out is not larger than that rounding, and a small part of the change.
 
     Arguments:
         before, after: `[out, in]`, in the dtype that the model is stored in.
@@ -59,6 +62,7 @@ def factorise(before: Tensor, after: Tensor, *, limit: int) -> Factors:
     change = new - old
     total = float(change.square().sum())
     allowed = float(rounding(old, new, after.dtype).square().sum())
+    allowed = min(allowed, MOST_ROUNDING * total)
     most = min(limit, *change.shape)
     u, s, vh = _decomposed(change, most, allowed)
     energies = torch.cat([s.square(), s.new_zeros(1)]).flip(0).cumsum(0).flip(0)
