@@ -99,6 +99,8 @@ def verify_loads(
             "saving failed: embedding and LM head are "
             f"{'tied' if is_tied(model) else 'not tied'} in memory, but not so on disk."
         )
+    if _rotary(loaded) != _rotary(model):
+        raise UsageError("saving failed: the settings of rotary positions do not read back.")
     if _generation(loaded) != _generation(model):
         raise UsageError("saving failed: the generation configuration does not read back.")
     if not found.holds:
@@ -186,6 +188,12 @@ def _verify_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> No
     for what, told in facts.items():
         if told(tokenizer) != told(loaded):
             raise UsageError(f"saving failed: the tokenizer's {what} not read back the same.")
+
+
+def _rotary(model: PreTrainedModel) -> dict[str, Any]:
+    """Return how positions are rotated, whose scaling shows on long texts only."""
+    found = getattr(model.config, "rope_parameters", None) or {}
+    return {name: value for name, value in found.items() if name != "type"}
 
 
 def _generation(model: PreTrainedModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from pktkit.checkpoints.library import quiet, short_reason
+from pktkit.checkpoints.older_names import add_older_names
 from pktkit.checkpoints.verifying import Agreement, verify_loads, verify_saved
 from pktkit.errors import DoesNotFitError, PktkitError, UsageError
 
@@ -82,11 +83,15 @@ def write_files(
     *,
     max_shard_size: str | None = None,
 ) -> None:
-    """Write weights, configurations, tokenizer and chat template as transformers does."""
+    """Write weights, configurations, tokenizer and chat template as transformers does.
+
+    `config.json` says some things under their older names too, for other readers.
+    """
     sizes: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     with quiet():
         model.save_pretrained(directory, **sizes)
         tokenizer.save_pretrained(directory)
+    add_older_names(directory)
 
 
 def write_model(

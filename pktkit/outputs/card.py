@@ -69,7 +69,7 @@ def _usage(record: Record) -> str:
     if record["saved"]["kind"] == DELTA:
         at = f"@{target['revision']}" if target["repository"] and target["revision"] else ""
         return (
-            "Restores the changed model bit for bit as a checkpoint, and refuses any other base:\n\n"
+            "Restores the model bit for bit as a checkpoint, and refuses any other base:\n\n"
             + _fenced(f"pktkit apply THIS_DIRECTORY {base}{at} --out restored", "sh")
         )
     if record["saved"]["kind"] == ADAPTER:
