@@ -9,6 +9,10 @@ from pktkit.cli.group import LazyCommand, PktkitGroup
 
 COMMANDS = (
     LazyCommand("compare", "pktkit.cli.compare:compare", "Compare strategies on equal terms."),
+    LazyCommand("report", "pktkit.cli.report:report", "Report a run again, or several as one."),
+    LazyCommand(
+        "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
+    ),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
     LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),

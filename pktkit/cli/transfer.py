@@ -103,7 +103,8 @@ def transfer(
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
     comparison = of_run(run, chosen[0].name, task.name) if run else ()
-    with together(models) as (processes, models):
+    with together(models.pair.devices, models.cache) as (processes, cache):
+        models = attrs.evolve(models, cache=cache)
         processes.on_main(lambda: require_writable(out))
         probe = models.probe(task)
         record = _run(
