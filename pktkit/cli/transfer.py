@@ -12,6 +12,7 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.errors import UsageError
+from pktkit.permission import FLAG
 from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ FORMS = ("checkpoint", "adapter", "delta")
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of a comparison whose scores go into the model card.",
 )
+@click.option(
+    FLAG,
+    is_flag=True,
+    help="Let --score run programs that a model wrote, in a sandbox.",
+)
 @model_options
 @click.option(
     "--set",
@@ -76,6 +82,7 @@ def transfer(
     max_shard_size: str | None,
     split: str | None,
     run: Path | None,
+    allow_code_execution: bool,
     models: ModelChoice,
     overrides: tuple[str, ...],
 ) -> None:
@@ -92,6 +99,7 @@ def transfer(
     from pktkit.outputs import Saving, sentence
     from pktkit.outputs.scores import of_run
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
 
     saving = Saving(form, rank, checked_shard_size(max_shard_size))
     log, registry = app.log, app.registry
@@ -103,7 +111,13 @@ def transfer(
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
     comparison = of_run(run, chosen[0].name, task.name) if run else ()
-    with together(models.pair.devices, models.cache) as (processes, cache):
+    with (
+        code_execution(allow_code_execution),
+        together(models.pair.devices, models.cache) as (processes, cache),
+    ):
+        if split is not None:
+            require_permission(registry, task)
+            task.items(split)
         models = attrs.evolve(models, cache=cache)
         processes.on_main(lambda: require_writable(out))
         probe = models.probe(task)
