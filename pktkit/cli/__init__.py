@@ -14,6 +14,7 @@ COMMANDS = (
         "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
     ),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
+    LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
     LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show what a pair of models consists of."),
     LazyCommand("states", "pktkit.cli.states:states", "Read a source once for other runs."),
