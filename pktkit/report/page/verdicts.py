@@ -13,8 +13,8 @@ from pktkit.report.verdict import name_of, verdict_sentences
 _WORDS = {Claim.BEATS: "beats", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 _KINDS = {Claim.BEATS: "better", Claim.NOT_SEPARABLE: "open", Claim.WORSE: "worse"}
 READING = (
-    "Tables of the verdict: rows against columns, difference in points. beats, worse: shown, p after Holm below {alpha:g} "
-    "and the interval excludes 0. open: not separable with this sample."
+    "Tables: rows against columns, difference in points. beats, worse: shown, p after Holm below "
+    "{alpha:g} and the interval excludes 0. open: not separable with this sample."
 )
 
 
