@@ -13,6 +13,7 @@ COMMANDS = (
     LazyCommand(
         "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
     ),
+    LazyCommand("sweep", "pktkit.cli.sweep:sweep", "Choose a strategy's settings on dev."),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
     LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show what a pair of models consists of."),
