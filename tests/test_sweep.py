@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import attrs
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from pktkit.components import Choice, Strategy
 from pktkit.errors import StrategyError, UsageError
 from pktkit.recipe import load_recipe
 from pktkit.registry import Registry
+from pktkit.report.schemas import schema
 from pktkit.statistics.selection import corrected_gain
 from pktkit.sweep.sampling import make_sampler
 from pktkit.sweep.space import configured, parse_space, size, unequal
@@ -156,7 +158,7 @@ def test_where_nothing_differs_the_corrected_gain_is_0_and_the_naive_one_is_not(
         corrected.append(corrected_gain(scores, scores[0], draws=100))
     error = np.std(corrected) / np.sqrt(len(corrected))
     assert np.mean(naive) > 0.05, "the best of 12 looks 5 points better"
-    assert abs(np.mean(corrected)) < 3 * error < 0.02
+    assert abs(np.mean(corrected)) < 3 * error < 0.025
 
 
 def test_a_real_gain_stays_most_of_what_it_is() -> None:
@@ -238,6 +240,7 @@ def swept(folder):
 def test_a_sweep_writes_what_it_found(swept) -> None:
     run, told = swept
     found = json.loads((run / "sweep.json").read_text())
+    jsonschema.validate(found, schema("sweep"))
     assert (found["schema_version"], found["split"], found["configurations"]) == (1, "dev", 4)
     assert [trial["number"] for trial in found["trials"]] == [0, 1, 2, 3]
     failed = [trial for trial in found["trials"] if trial["error"]]
@@ -308,10 +311,9 @@ def test_all_fail(folder, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--space=budget.steps=2,4"], "--allow-unequal-budget"),
+        (["--space=budget.rows=8,16"], "--allow-unequal-budget"),
         (["--set=aligner.map=lens", "--space=aligner.map=lens,unit"], "in --set and in --space"),
         (["--space=aligner.map=lens,unit", "--strategy=target"], "untouched model"),
-        (["--space=aligner.map=lens,unit", "--strategy=laten"], "laten"),
         (["--space=aligner.map=lens,unit", "--strategy=latent,naive"], "Give one strategy"),
         (["--space=aligner.map=lens,unit", "--seeds=0"], "--seeds"),
         ([], "nothing to search"),
@@ -325,7 +327,12 @@ def test_bad_usage(folder, more, message) -> None:
 
 def test_bad_folders(swept, folder, tmp_path) -> None:
     run, _ = swept
+    test = tmp_path / "test"
+    shutil.copytree(run, test)
+    lock = (test / "sweep.lock").read_text()
+    (test / "sweep.lock").write_text(lock.replace("    split: dev\n", "    split: test\n", 1))
     for given, message in (
+        (["sweep", f"--resume={test}"], "looks at dev only"),
         (arguments(folder, *SPACE, f"--out={run}"), "pktkit sweep --resume"),
         (["sweep", f"--resume={tmp_path}"], "sweep.lock is missing"),
         (["sweep", f"--resume={run}", "--seeds=3"], "leave out --seeds"),

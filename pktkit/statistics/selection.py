@@ -7,7 +7,8 @@ draws is reported (Tsamardinos, Greasidou, Borboudakis, "Bootstrapping the out-o
 for efficient and accurate cross-validation", Machine Learning 107, 2018; their BBC). Seeds are
 lucky or not for all items at once, hence they are split too, where there are two: half of them
 choose, the others score. Where nothing differs the estimate is unbiased; where something does it is
-a little low, since each draw chooses with less than all items and seeds.
+low, since each draw chooses with fewer items and seeds than there are and finds the best less often.
+With one seed its luck is not corrected for.
 """
 
 from __future__ import annotations

@@ -163,7 +163,10 @@ class SweepDirectory:
                 f"{file} has schema {content['schema']}, this pktkit reads schema {SCHEMA}."
             )
         search = from_plain(Search, content["search"], f"{file}: search")
-        return SweepLock(search, parse_lock(yaml.safe_dump(content["run"]), f"{file}: run"))
+        run = parse_lock(yaml.safe_dump(content["run"]), f"{file}: run")
+        if run.plan.split != "dev":
+            raise UsageError(f"{file}: a sweep looks at dev only, got split '{run.plan.split}'.")
+        return SweepLock(search, run)
 
     def trials(self) -> list[Trial]:
         """Return the trials on disk; a line that was half written is none.

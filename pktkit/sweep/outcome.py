@@ -84,8 +84,11 @@ class Outcome:
             )
         if names := unequal(search.space):
             notes.append(f"unlike budgets: {', '.join(names)} differs between configurations")
-        if any(dimension.stage == "budget" for dimension in search.space):
-            notes.append(f"{REFERENCE} has the task's budget; no field of it was searched for it")
+        if any(gain.reference == REFERENCE != search.strategy for gain in self.gains):
+            notes.append(
+                f"{REFERENCE} had one configuration, the best was chosen from "
+                f"{len(self.configurations)}"
+            )
         return notes
 
 

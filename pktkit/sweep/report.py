@@ -54,6 +54,7 @@ def recipe(outcome: Outcome, registry: Registry) -> str:
     chosen = attrs.evolve(
         chosen,
         name=f"{base.name}{SUFFIX}",
+        reference="",
         summary=f"{base.name} with settings chosen on dev of {plan.tasks[0]}.",
     )
     heading = [
@@ -94,8 +95,14 @@ def _worth(gain: Gain, outcome: Outcome) -> str:
     )
     return (
         f"against {name} ({points(gain.score)} %): {signed(gain.naive)} points as scored, "
-        f"{chosen}; p {p_value(gain.p)} (Holm)"
+        f"{chosen}; p {p_value(gain.p)} (Holm), {_claim(gain, search.alpha)}"
     )
+
+
+def _claim(gain: Gain, alpha: float) -> str:
+    if gain.p >= alpha:
+        return "not separable"
+    return "higher" if gain.naive > 0 else "lower"
 
 
 def text(outcome: Outcome) -> str:
