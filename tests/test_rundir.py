@@ -485,6 +485,47 @@ def test_parts_of_one_plan_become_the_whole(folder, tmp_path):
     assert "2 of 8 cells are in none of the runs" in two.stderr
 
 
+def test_a_part_is_resumed_as_a_part_and_merged(folder, tmp_path):
+    whole = stored_run(folder / "whole")
+    paths = []
+    for number in (1, 2):
+        lock = attrs.evolve(whole.lock, part=f"{number}/2")
+        cells = [whole.cells[key] for key in lock.cells]
+        paths.append(stored(tmp_path / str(number), lock, cells[number - 1 :]).path)
+    done = invoke("compare", f"--resume={paths[1]}", "--jobs=0")
+    assert done.exit_code == 0, done.output
+    assert "3 of 4 cells are there, 1 to run" in done.stderr
+    assert "part     2/2: 4 of 8 cells" in done.stdout
+    assert not (paths[1] / "results.json").exists()
+    alone = invoke("report", paths[1])
+    assert "part     2/2 of a comparison" in alone.stderr
+    assert not (paths[1] / "results.json").exists()
+    assert invoke("report", *paths, f"--out={tmp_path / 'all'}").exit_code == 0
+    assert scores_of(tmp_path / "all") == scores_of(folder / "whole")
+    assert read_lock(tmp_path / "all").part == ""
+
+
+def test_repeats_and_tests_of_differences_may_differ(folder, tmp_path):
+    whole = stored_run(folder / "whole")
+    plan = attrs.evolve(whole.lock.plan, repeats=1)
+    plan = attrs.evolve(plan, evidence=attrs.evolve(plan.evidence, alpha=0.1))
+    lock = attrs.evolve(whole.lock, plan=plan)
+    again = [
+        attrs.evolve(cell, key=attrs.evolve(cell.key, repeat=1))
+        for cell in whole.results
+        if cell.key.seed == 0
+    ]
+    other = stored(tmp_path / "repeated", lock, [*whole.results, *again])
+    found, results = merged([whole, other])
+    assert found.plan.repeats == 1 and len(results) == 12
+    assert found.plan.evidence == whole.lock.plan.evidence
+    done = invoke("report", whole.path, other.path)
+    assert done.exit_code == 0 and "evidence.alpha: 0.05 → 0.1" in done.stderr
+    validated("results", json.loads(invoke("report", other.path, "--format=json").stdout))
+    for line in (other.path / "items.jsonl").read_text().splitlines()[-1:]:
+        validated("item", json.loads(line))
+
+
 def test_runs_of_other_seeds_and_strategies_are_merged(folder, tmp_path):
     whole = stored_run(folder / "whole")
     plan = whole.lock.plan

@@ -202,26 +202,20 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
     plan = _plan(app, models, request)
-    part = None if request.cell is None else Part.parse(request.cell, plan.cells())
+    part = "" if request.cell is None else str(Part.parse(request.cell, plan.cells()))
     with together(plan.pair.devices, models.cache) as (processes, cache):
         if not processes.main:
             take_part(plan, cache=cache, processes=processes)
             return EXIT_OK
         if request.jobs != 0 and not processes.several:
             warm_up()
-        lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses)
+        lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses, part=part)
         directory = RunDirectory.create(request.out or default_directory())
         if app.verbosity >= 0:
             click.echo(announce(plan), err=True)
-        if part is not None:
+        if part:
             return run_part_watched(
-                app,
-                lock,
-                part,
-                directory,
-                jobs=request.jobs,
-                cache=cache,
-                processes=processes,
+                app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
             )
         summary = run_watched(
             app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
@@ -260,14 +254,13 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
         if app.verbosity >= 0:
             click.echo(announce(run.lock.plan), err=True)
             click.echo(f"resume   {_progress(run)}", err=True)
+        jobs, cells = request.jobs, len(run.missing)
+        if lock.part:
+            return run_part_watched(
+                app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
+            )
         summary = run_watched(
-            app,
-            lock,
-            run.directory,
-            jobs=request.jobs,
-            cache=cache,
-            cells=len(run.missing),
-            processes=processes,
+            app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
         )
     return _shown(app, summary, request.form, path)
 

@@ -64,7 +64,9 @@ def _alone(app: AppContext, run: StoredRun, out: Path | None) -> Summary:
         total = len(run.lock.cells)
         click.echo(f"missing  {len(absent)} of {total} cells have not run", err=True)
         click.echo(f"go on    {resume_command(run.path)}", err=True)
-    if out is None and absent:
+    if run.lock.part:
+        click.echo(f"part     {run.lock.part} of a comparison; name the others beside", err=True)
+    if out is None and (absent or run.lock.part):
         return summary_of(run.lock, run.results)
     if out is not None:
         return _written(app, [run], run.lock, run.results, out)

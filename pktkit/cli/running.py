@@ -16,7 +16,6 @@ from pktkit.processes import ALONE, Processes
 if TYPE_CHECKING:
     from pktkit.cli.context import AppContext
     from pktkit.compare.lock import Lock
-    from pktkit.compare.parts import Part
     from pktkit.compare.run import Watcher
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
@@ -64,14 +63,16 @@ def run_watched(
 def run_part_watched(
     app: AppContext,
     lock: Lock,
-    part: Part,
     directory: RunDirectory,
     *,
     jobs: int | None,
     cache: Path | None,
+    cells: int | None = None,
     processes: Processes = ALONE,
 ) -> int:
     """Run one part and say how to go on; without the others there is nothing to compare.
+
+    Arguments as in `run_watched`.
 
     Returns:
         The command's exit code.
@@ -81,21 +82,26 @@ def run_part_watched(
     """
     from pktkit.compare.run import run_part
 
-    with _watched(app, len(part.cells)) as watcher:
-        results = run_part(
-            lock,
-            part,
-            directory,
-            jobs=jobs,
-            watcher=watcher,
-            cache=cache,
-            processes=processes,
-        )
+    total = len(lock.cells)
+    with _watched(app, total if cells is None else cells) as watcher:
+        try:
+            results = run_part(
+                lock,
+                directory,
+                jobs=jobs,
+                watcher=watcher,
+                cache=cache,
+                processes=processes,
+            )
+        except (KeyboardInterrupt, PktkitError):
+            _say_how_to_go_on(directory, total)
+            raise
     failed = sum(result.failed for result in results)
+    parts = lock.part.partition("/")[2]
     click.echo(
-        f"part     {part}: {len(results)} of {len(lock.cells)} cells in {directory.path}, "
+        f"part     {lock.part}: {total} of {len(lock.plan.cells())} cells in {directory.path}, "
         f"{failed} failed\n"
-        f"next     when all {part.of} parts have run: pktkit report RUN RUN …, their folders"
+        f"next     when all {parts} parts have run: pktkit report RUN RUN …, their folders"
     )
     return EXIT_STRATEGY_FAILED if failed else EXIT_OK
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pktkit.tasks.base import Item, Task
 
 WEIGHTS = (".safetensors", ".gguf")
-CONFIGURATION = ("config.json", "generation_config.json", "adapter_config.json")
+CONFIGURATION = ("config.json", "generation_config.json", "adapter_config.json", "states.json")
 TOKENIZER = re.compile(
     r"(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|spiece|tekken).*|.*\.model"
 )

@@ -18,6 +18,7 @@ import yaml
 
 from pktkit.compare.environment import Environment
 from pktkit.compare.fingerprint import ModelPrint, TaskPrint
+from pktkit.compare.parts import Part
 from pktkit.compare.plan import PairSpec, Plan, choose_task
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.errors import UsageError
@@ -52,6 +53,7 @@ class Lock:
         models: `source` and `target`.
         tasks: by name as in the plan.
         environment: versions and hardware.
+        part: `i/n` for one part of the cells, see `pktkit.compare.parts`; empty for all.
         analyses: that stand in the report.
         directory: where the command was started; relative paths start there.
         created: date and time, UTC.
@@ -62,6 +64,7 @@ class Lock:
     models: Mapping[str, ModelPrint]
     tasks: Mapping[str, TaskPrint]
     environment: Environment
+    part: str = ""
     analyses: tuple[Choice, ...] = ()
     directory: str = ""
     created: str = ""
@@ -99,7 +102,8 @@ class Lock:
     @property
     def cells(self) -> list[CellKey]:
         """The cells of the run, in the order of its tables."""
-        return self.plan.cells()
+        cells = self.plan.cells()
+        return list(Part.parse(self.part, cells).cells) if self.part else cells
 
     @property
     def pinned(self) -> Lock:

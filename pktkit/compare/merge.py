@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 
 from pktkit.compare.lock import Lock, described
 from pktkit.errors import UsageError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pktkit.compare.fingerprint import TaskPrint
     from pktkit.compare.resume import StoredRun
     from pktkit.outcomes import CellKey, CellResult
+
+log = structlog.get_logger(__name__)
 
 FREE = (
     "strategies",
@@ -62,6 +65,10 @@ def merged(runs: Sequence[StoredRun]) -> tuple[Lock, list[CellResult]]:
                 cells[cell.key] = cell, run
             elif not cell.failed:
                 _require_same(kept[0], cell, kept[1], run)
+    left_out = cells.keys() - set(lock.cells)
+    if left_out:
+        # Each run repeats its own first seed; the merged comparison has one.
+        log.warning("repeats of other seeds than the first are left out", cells=len(left_out))
     return lock, [cells[key][0] for key in lock.cells if key in cells]
 
 
@@ -84,13 +91,16 @@ def unlike(one: Lock, other: Lock) -> list[str]:
 
 
 def environment_notes(runs: Sequence[StoredRun]) -> list[str]:
-    """Return one line for every version and machine in which runs differ from the first."""
-    first = runs[0]
-    return [
-        f"{run.path}: {line}"
-        for run in runs[1:]
-        for line in first.lock.environment_changes(run.lock.environment)
-    ]
+    """Return one line for everything that is not as in the first run: versions, machine, tests.
+
+    Differences are tested as the first run says.
+    """
+    first, notes = runs[0], []
+    for run in runs[1:]:
+        lines = first.lock.environment_changes(run.lock.environment)
+        tests = ({"evidence": to_plain(each.lock.plan.evidence)} for each in (first, run))
+        notes += [f"{run.path}: {line}" for line in (*lines, *described(differences(*tests)))]
+    return notes
 
 
 def _protocol(lock: Lock) -> dict[str, Any]:
@@ -138,6 +148,7 @@ def _together(locks: Sequence[Lock]) -> Lock:
         tasks=_union(plan.tasks for plan in plans),
         seeds=_union(plan.seeds for plan in plans),
         points=_union(plan.points for plan in plans),
+        repeats=max(plan.repeats for plan in plans),
     )
     tasks = {}
     for name in plan.tasks:
@@ -145,7 +156,8 @@ def _together(locks: Sequence[Lock]) -> Lock:
         budgets = {key: value for each in prints for key, value in each.budgets.items()}
         tasks[name] = attrs.evolve(prints[0], budgets=budgets)
     analyses = {choice.name: choice for lock in locks for choice in lock.analyses}
-    return attrs.evolve(locks[0], plan=plan, tasks=tasks, analyses=tuple(analyses.values()))
+    chosen = tuple(analyses.values())
+    return attrs.evolve(locks[0], plan=plan, part="", tasks=tasks, analyses=chosen)
 
 
 def _union(lists: Iterable[Sequence[Any]]) -> tuple[Any, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 
+from pktkit.cache.directory import CacheDirectory
 from pktkit.compare.lock import Lock
-from pktkit.compare.parts import Part
 from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
+
+log = structlog.get_logger(__name__)
 
 REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -94,7 +97,6 @@ def run_comparison(
 
 def run_part(
     lock: Lock,
-    part: Part,
     directory: RunDirectory,
     *,
     jobs: int | None = None,
@@ -102,13 +104,13 @@ def run_part(
     cache: Path | None = None,
     processes: Processes = ALONE,
 ) -> list[CellResult]:
-    """Run and record one part of the cells; nothing is claimed before the parts are merged.
+    """Run and record the part of the cells that a lock names; nothing is claimed of a part.
 
     Arguments and errors as in `run_comparison`.
     """
     watcher = watcher or Watcher()
     with directory.claimed(), _readings(cache) as readings:
-        return _completed(lock, part.cells, directory, jobs, watcher, readings, processes)
+        return _completed(lock, lock.cells, directory, jobs, watcher, readings, processes)
 
 
 def take_part(plan: Plan, *, cache: Path | None, processes: Processes) -> None:
@@ -157,15 +159,27 @@ def _completed(
 
 
 def locked(
-    plan: Plan, registry: Registry, *, jobs: int | None, analyses: Sequence[Choice] = ()
+    plan: Plan,
+    registry: Registry,
+    *,
+    jobs: int | None,
+    analyses: Sequence[Choice] = (),
+    part: str = "",
 ) -> Lock:
-    """Return the lock of a plan that is about to run with so many jobs; None chooses.
+    """Return the lock of a plan, or of a part of it, that is about to run.
+
+    Arguments:
+        plan: what will run.
+        registry: of the plugins that it uses.
+        jobs: worker processes asked for; None chooses.
+        analyses: that will stand in the report.
+        part: `i/n`; empty for all cells.
 
     Raises:
         UsageError: as `Lock.of`.
     """
     threads = default_threads(jobs, suitable_jobs(plan))
-    return Lock.of(plan, registry, threads=threads, analyses=analyses)
+    return attrs.evolve(Lock.of(plan, registry, threads=threads, analyses=analyses), part=part)
 
 
 def suitable_jobs(plan: Plan) -> int:
@@ -218,10 +232,22 @@ def summary_of(lock: Lock, results: Sequence[CellResult]) -> Summary:
 
 @contextlib.contextmanager
 def _readings(cache: Path | None) -> Iterator[Path]:
-    """Give the user's directory of readings, or one that is removed at the end."""
+    """Give the user's directory of readings, or one that is removed at the end.
+
+    The latter also where the user's cannot be written to, which is said once, here.
+    """
     if cache is not None:
-        yield cache
-        return
+        try:
+            CacheDirectory(cache).trial()
+        except OSError as error:
+            log.warning(
+                "the cache of readings cannot be written to, going on without it",
+                directory=str(cache),
+                reason=str(error),
+            )
+        else:
+            yield cache
+            return
     with tempfile.TemporaryDirectory(prefix="pktkit-") as temporary:
         yield Path(temporary)
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pktkit import logs
 from pktkit.errors import PktkitError, StrategyError
 from pktkit.processes import ALONE, Processes
 
@@ -136,7 +137,10 @@ def _in_processes(
     context.set_forkserver_preload([_WARM])
     messages = context.Queue()
     pool = ProcessPoolExecutor(
-        jobs, context, initializer=_start, initargs=(plan, cache, threads, messages)
+        jobs,
+        context,
+        initializer=_start,
+        initargs=(plan, cache, threads, messages, logs.verbosity()),
     )
     try:
         with _relay(messages, progress):
@@ -172,7 +176,7 @@ def _relay(messages: Any, progress: Callable[..., None]) -> Iterator[None]:
         thread.join()
 
 
-def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
+def _start(plan: Plan, cache: Path, threads: int, messages: Any, verbosity: int) -> None:
     """Prepare a worker; a failure is kept and raised by its first cell, with its own type."""
     global _runner, _failure, _progress
     import torch
@@ -180,6 +184,7 @@ def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
     from pktkit.compare.cells import CellRunner
 
     _end_with_parent()
+    logs.configure(verbosity)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     torch.set_num_threads(threads)
     _progress = _throttled(messages)
