@@ -16,6 +16,8 @@ from tiny_runs import write_pair
 import pktkit.tasks.jsonl as rows_files
 from pktkit.cli import main
 from pktkit.compare.cells import CellRunner
+from pktkit.compare.lock import resolved
+from pktkit.compare.plan import choose_strategies
 from pktkit.components import Choice, Strategy
 from pktkit.errors import StrategyError, UsageError
 from pktkit.recipe import load_recipe
@@ -237,7 +239,7 @@ def swept(folder):
     return run, told
 
 
-def test_a_sweep_writes_what_it_found(swept) -> None:
+def test_a_sweep_writes_what_it_found(swept, registry) -> None:
     run, told = swept
     found = json.loads((run / "sweep.json").read_text())
     jsonschema.validate(found, schema("sweep"))
@@ -257,6 +259,8 @@ def test_a_sweep_writes_what_it_found(swept) -> None:
     assert "pktkit compare --strategies latent," in text
     recipe = load_recipe(run / "recipe.yaml")
     assert (recipe.name, recipe.role, recipe.budget["steps"]) == ("latent-swept", "method", 2)
+    chosen = choose_strategies(registry, ["latent", str(run / "recipe.yaml")], controls=False)
+    assert resolved(chosen[1], registry) == recipe, "what a comparison on test would run"
     assert recipe.injector.options["layer_weight"] == winner["values"]["injector.layer_weight"]
     assert "| 3 |" in (run / "report.md").read_text()
     assert "confirm on test: pktkit compare" in told.stdout and "as registered" in told.stdout

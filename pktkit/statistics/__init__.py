@@ -8,7 +8,8 @@ One module per concept: `differences` (what is compared), `components` (which pa
 is the seeds' and which the items'), `evidence` (interval, p-value and detectable effect from one
 two-level bootstrap), `exact` (the second opinion: sign-flip and McNemar), `ratio` (share of the
 source-target distance closed), `multiplicity` (Holm), `repeats` (noise of runs that should be the
-same), `selection` (what the best of many is worth). What is computed and why, with simulations: docs/statistics.md.
+same), `selection` (what the best of many is worth). What is computed and why, with simulations:
+docs/statistics.md, docs/sweeps.md.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ best configuration on the draw is scored on the items that the draw left out, an
 draws is reported (Tsamardinos, Greasidou, Borboudakis, "Bootstrapping the out-of-sample predictions
 for efficient and accurate cross-validation", Machine Learning 107, 2018; their BBC). Seeds are
 lucky or not for all items at once, hence they are split too, where there are two: half of them
-choose, the others score. Where nothing differs the estimate is unbiased; where something does it is
-low, since each draw chooses with fewer items and seeds than there are and finds the best less often.
-With one seed its luck is not corrected for.
+choose, the others score. Where nothing differs the estimate is unbiased; where something does it
+is low, since each draw chooses with fewer items and seeds than there are and finds the best less
+often. With one seed its luck is not corrected for. How much: docs/sweeps.md,
+`benchmarks/selection_simulation.py`.
 """
 
 from __future__ import annotations
