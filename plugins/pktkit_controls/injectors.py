@@ -12,7 +12,7 @@ from pktkit.adapters import LoraShape
 from pktkit.capacity import TRAINED, trainable
 from pktkit.errors import unknown_name
 from pktkit.families import PROJECTIONS
-from pktkit.objectives import OUTPUT_TERMS, OutputObjective
+from pktkit.objectives import OUTPUT_TERMS, OutputObjective, reads_source
 from pktkit.options import option
 from pktkit.training import train
 from pktkit.values import Alignment, Injection
@@ -20,6 +20,7 @@ from pktkit.values import Alignment, Injection
 if TYPE_CHECKING:
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
     from pktkit.training import TransferData
 
 MODULES = (*PROJECTIONS, "embed", "head")
@@ -51,6 +52,11 @@ class FineTuneInjector:
 
     def __init__(self, options: FineTuneOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        if reads_source(self.options.output):
+            prospect.pair.require_logits()
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -122,7 +122,7 @@ class Hypernetwork:
     """
 
     Options = HypernetworkOptions
-    capabilities = Capabilities(vocabulary_permutation_invariant=True)
+    capabilities = Capabilities(any_pair=True, vocabulary_permutation_invariant=True)
 
     def __init__(self, options: HypernetworkOptions) -> None:
         self.options = options

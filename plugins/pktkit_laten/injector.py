@@ -16,6 +16,7 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, StrategyError, UsageError, unknown_name
 from pktkit.options import option
 from pktkit.values import Injection
@@ -65,6 +66,7 @@ class AddOnce:
     """
 
     Options = AddOnceOptions
+    capabilities = Capabilities(any_pair=True)
 
     def __init__(self, options: AddOnceOptions) -> None:
         self.options = options

@@ -49,6 +49,7 @@ class NeuronAttributionMatcher:
 
     Options = NeuronAttributionOptions
     capabilities = Capabilities(
+        any_pair=True,
         monotone=True,
         rotation_equivariant=True,
         vocabulary_permutation_invariant=True,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
     from pktkit.training import TransferData
 
 
@@ -50,6 +51,10 @@ class OneBlockInjector:
 
     def __init__(self, options: OneBlockOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -91,6 +96,10 @@ class AllBlocksInjector:
 
     def __init__(self, options: AllBlocksOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -152,6 +161,10 @@ class FrontierInjector:
 
     def __init__(self, options: FrontierOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

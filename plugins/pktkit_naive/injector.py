@@ -37,7 +37,7 @@ class Overwrite:
     """Writes an alignment's dense updates over the target's parameters."""
 
     Options = OverwriteOptions
-    capabilities = Capabilities(strength_option="strength")
+    capabilities = Capabilities(any_pair=True, strength_option="strength")
 
     def __init__(self, options: OverwriteOptions) -> None:
         self.options = options
@@ -71,7 +71,7 @@ class Interpolate:
     """
 
     Options = InterpolateOptions
-    capabilities = Capabilities(strength_option="alpha")
+    capabilities = Capabilities(any_pair=True, strength_option="alpha")
 
     def __init__(self, options: InterpolateOptions) -> None:
         self.options = options

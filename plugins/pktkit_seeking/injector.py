@@ -15,6 +15,7 @@ import torch
 from attrs import validators
 
 from pktkit.adapters import Adapter, LoraShape, added_weight, base_weight, lora
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.families import PROJECTIONS
 from pktkit.objectives import CrossEntropy
@@ -91,6 +92,7 @@ class LoraStart:
     """
 
     Options = LoraStartOptions
+    capabilities = Capabilities(any_pair=True)
 
     def __init__(self, options: LoraStartOptions) -> None:
         self.options = options

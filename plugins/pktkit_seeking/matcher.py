@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pktkit.families import Anatomy
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 def block_scores(anatomy: Anatomy, sensitivities: Mapping[str, Tensor]) -> tuple[float, ...]:
@@ -80,6 +81,10 @@ class SensitivityMatcher:
 
     def __init__(self, options: SensitivityOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source whose weights are not at hand."""
+        prospect.require_weights("sensitivity of the source's weights")
 
     def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
         """Return one link per kept source block.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
     from pktkit.training import TransferData
     from pktkit.values import Alignment
     from pktkit_transplant.maps import Change
@@ -88,6 +89,13 @@ class Transplant:
 
     def __init__(self, options: TransplantOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse blocks that compute something else, and a module or rank the target has not."""
+        source, target = prospect.pair.source.anatomy, prospect.pair.target.anatomy
+        require_same_mechanism(source, target, self.options.modules)
+        require_modules(target, self.options.modules)
+        require_rank(target, self.options.modules, self.options.rank)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
