@@ -22,9 +22,7 @@ does to the mean score, in points.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import attrs
 import numpy as np
@@ -133,8 +131,8 @@ def strategy(
     return answers(ability + seed_effects(setting, setting.seeds, rng), easiness, rng)
 
 
-def covered(setting: Setting, simulations: int, draws: int) -> tuple[object, ...]:
-    """Simulate one setting of `COVERAGE` and return its line."""
+def covered(setting: Setting, simulations: int, draws: int) -> tuple[float, ...]:
+    """Simulate one setting and return a line's figures, after `COVERAGE_HEADING`, in percent."""
     rng = np.random.default_rng(1)
     ability = ability_of(setting)
     by_seed = true_scores(setting, ability)
@@ -154,21 +152,14 @@ def covered(setting: Setting, simulations: int, draws: int) -> tuple[object, ...
         if share is not None:
             shares += 1
             held_share += truth / float(top - base) in share.interval
-    return (
-        setting.seeds,
-        setting.items,
-        f"{100 * by_seed.std():.1f}",
-        f"{100 * truth:.1f}",
-        f"{100 * held / simulations:.1f}",
-        f"{100 * width / simulations:.1f}",
-        f"{100 * held_share / shares:.1f}",
-    )
+    rates = (by_seed.std(), truth, width / simulations, held / simulations, held_share / shares)
+    return tuple(100 * float(rate) for rate in rates)
 
 
 def falsely_claimed(
     reference: str, setting: Setting, simulations: int, draws: int
-) -> tuple[object, ...]:
-    """Simulate one setting of `NULL` and return its line.
+) -> tuple[float, ...]:
+    """Simulate one setting and return a line's figures, after `NULL_HEADING`, in percent.
 
     Arguments:
         reference: "target", drawn once, or "trained", a strategy of the same kind with seeds of
@@ -186,18 +177,9 @@ def falsely_claimed(
         differences = [strategy(setting, ability, easiness, rng) - base for _ in range(STRATEGIES)]
         p_values = [paired_evidence(each, n_boot=draws).p for each in differences]
         of_items = [exact_test(each).p for each in differences]
-        counts += [min(holm(p)) < ALPHA for p in (p_values, of_items)] + [min(p_values) < ALPHA]
-    deviation = 100 * float(true_scores(setting, ability).std())
-    holm_rate, items_rate, plain_rate = 100 * counts / simulations
-    return (
-        reference,
-        setting.seeds,
-        setting.items,
-        f"{deviation:.1f}",
-        f"{holm_rate:.1f}",
-        f"{plain_rate:.1f}",
-        f"{items_rate:.1f}",
-    )
+        counts += [min(holm(p_values)) < ALPHA, min(p_values) < ALPHA, min(holm(of_items)) < ALPHA]
+    deviation = float(true_scores(setting, ability).std())
+    return (100 * deviation, *(100 * counts / simulations).tolist())
 
 
 Rule = Callable[[float, int], float]
@@ -249,7 +231,16 @@ def line(*cells: object, heading: bool = False) -> None:
         print("|" + "--:|" * len(cells), flush=True)
 
 
-COVERAGE_HEADING = ("seeds", "items", "seed deviation", "true Δ", "coverage %", "width", "share %")
+COVERAGE_HEADING = (
+    "seeds",
+    "items",
+    "seeds are",
+    "seed deviation",
+    "true Δ",
+    "width",
+    "coverage %",
+    "of the share %",
+)
 NULL_HEADING = (
     "reference",
     "seeds",
@@ -257,27 +248,39 @@ NULL_HEADING = (
     "seed deviation",
     "Holm %",
     "uncorrected %",
-    "exact %",
+    "items alone, Holm %",
 )
 
 
-def table(
-    heading: Sequence[str],
-    settings: Sequence[Setting],
-    measure: Callable[[Setting], tuple[object, ...]],
-) -> None:
-    """Print a line per setting and, of the coverage, the mean over settings."""
-    start = time.perf_counter()
-    line(*heading, heading=True)
-    found = []
+def grouped(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Put settings that differ in their effect alone together."""
+    groups: dict[Setting, list[Setting]] = {}
     for setting in settings:
-        found.append(measure(setting))
-        line(*found[-1])
-    if "coverage %" in heading:
-        at = heading.index("coverage %")
-        rates = [float(str(cells[at])) for cells in found]
-        print(f"\n{min(rates):.1f} to {max(rates):.1f}, mean {np.mean(rates):.2f}")
-    print(f"\n({time.perf_counter() - start:.0f} s)\n", flush=True)
+        groups.setdefault(attrs.evolve(setting, effect=0.0), []).append(setting)
+    return list(groups.values())
+
+
+def coverage_table(settings: Sequence[Setting], simulations: int, draws: int) -> None:
+    """Print a line per setting, its effects side by side, and the mean coverage over all."""
+    line(*COVERAGE_HEADING, heading=True)
+    rates = []
+    for group in grouped(settings):
+        found = [covered(setting, simulations, draws) for setting in group]
+        rates += [each[3] for each in found]
+        same = group[0]
+        figures = (" / ".join(f"{x:.1f}" for x in column) for column in zip(*found, strict=True))
+        line(same.seeds, same.items, same.shape, *figures)
+    print(f"\ncoverage {min(rates):.1f} to {max(rates):.1f}, mean {np.mean(rates):.2f}\n")
+
+
+def null_table(settings: Sequence[Setting], simulations: int, draws: int) -> None:
+    """Print a line per reference and setting."""
+    line(*NULL_HEADING, heading=True)
+    for reference in ("target", "trained"):
+        for setting in settings:
+            found = falsely_claimed(reference, setting, simulations, draws)
+            line(reference, setting.seeds, setting.items, *(f"{x:.1f}" for x in found))
+    print()
 
 
 def main() -> None:
@@ -296,11 +299,9 @@ def main() -> None:
     print(f"{options.simulations} simulations each; standard error {error:.2f} points\n")
     for name, settings in (("coverage", COVERAGE), ("corners", CORNERS)):
         if wanted(name):
-            table(COVERAGE_HEADING, settings, lambda s: covered(s, *counts))
-    for reference in ("target", "trained"):
-        if wanted("null"):
-            measure = partial(falsely_claimed, reference)
-            table(NULL_HEADING, NULL, lambda s, measure=measure: measure(s, *counts))
+            coverage_table(settings, *counts)
+    if wanted("null"):
+        null_table(NULL, *counts)
     if wanted("freedom"):
         freedom_table()
 

@@ -69,19 +69,25 @@ def _all_flips(sizes: np.ndarray, observed: int) -> float:
     Items of one size are alike: how many of them are positive is binomial. A sum of at least
     `observed` means that the positive items hold at least half of `total + observed`.
     """
-    from scipy.signal import convolve
-    from scipy.stats import binom
-
     total = int(sizes.sum())
     if observed == 0:
         return 1.0
     positive = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         of_size = np.zeros(size * count + 1)
-        of_size[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        positive = convolve(positive, of_size)
-    tail = float(np.clip(positive[(total + observed) // 2 :], 0.0, None).sum())
-    return min(1.0, 2.0 * tail)
+        of_size[::size] = _fair_coins(int(count))
+        positive = np.convolve(positive, of_size)
+    return min(1.0, 2.0 * float(positive[(total + observed) // 2 :].sum()))
+
+
+def _fair_coins(count: int) -> FloatArray:
+    """Return the chance of every number of heads of `count` fair coins, `[count + 1]`."""
+    from scipy.special import gammaln
+
+    heads = np.arange(count + 1)
+    logs = gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1)
+    chances: FloatArray = np.exp(logs - count * np.log(2.0))
+    return chances
 
 
 def _drawn(sums: FloatArray, draws: int, seed: int) -> float:
