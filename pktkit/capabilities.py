@@ -49,6 +49,8 @@ class Capabilities:
             permission, see `pktkit.permission`.
         any_pair: every pair of supported models will do. A component that asks for more says so
             in a method `check`, see `pktkit.prospect`.
+        source_copies, target_copies: how many float32 copies of a model's weights a component holds
+            beside the models, for estimates of memory.
         reads_depths: a matcher's map depends on the two depths alone, so that it can be told of
             models without weights.
     """
@@ -66,6 +68,8 @@ class Capabilities:
     saving: Saving | None = None
     executes_code: bool = False
     any_pair: bool = False
+    source_copies: float | None = None
+    target_copies: float | None = None
     reads_depths: bool = False
 
     def declares(self, name: str) -> bool:

@@ -11,7 +11,8 @@ COMMANDS = (
     LazyCommand("compare", "pktkit.cli.compare:compare", "Compare strategies on equal terms."),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
-    LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show what a pair of models consists of."),
+    LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show two models and what suits them."),
+    LazyCommand("plan", "pktkit.cli.plan:plan", "Show what a comparison would take."),
     LazyCommand("plugins", "pktkit.cli.plugins:plugins", "Show plugins and what they provide."),
     LazyCommand("zoo", "pktkit.cli.zoo:zoo", "Show or rebuild the embedded pair of models."),
 )

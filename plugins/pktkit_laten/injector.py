@@ -19,6 +19,7 @@ from attrs import validators
 from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, StrategyError, UsageError, unknown_name
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class AddOnce:
 
     def __init__(self, options: AddOnceOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

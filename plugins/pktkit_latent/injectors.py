@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
     from pktkit.prospect import Prospect
+    from pktkit.touched import Touched
     from pktkit.training import TransferData
 
 
@@ -55,6 +56,10 @@ class OneBlockInjector:
     def check(self, prospect: Prospect) -> None:
         """Refuse different tokenizers where the source's logits are read."""
         self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target, 1)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -100,6 +105,10 @@ class AllBlocksInjector:
     def check(self, prospect: Prospect) -> None:
         """Refuse different tokenizers where the source's logits are read."""
         self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -165,6 +174,10 @@ class FrontierInjector:
     def check(self, prospect: Prospect) -> None:
         """Refuse different tokenizers where the source's logits are read."""
         self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target, len(self.options.blocks) or target.anatomy.n_blocks)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -42,6 +42,7 @@ class Truncate:
 
     Options = TruncateOptions
     capabilities = Capabilities(
+        target_copies=1.0,
         any_pair=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
@@ -71,6 +72,7 @@ class SliceByNorm:
 
     Options = SliceOptions
     capabilities = Capabilities(
+        target_copies=1.0,
         any_pair=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
@@ -104,6 +106,8 @@ class TaskVector:
 
     Options = TaskVectorOptions
     capabilities = Capabilities(
+        target_copies=3.0,
+        source_copies=1.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
     )

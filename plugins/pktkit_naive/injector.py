@@ -10,6 +10,7 @@ from attrs import validators
 from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Overwrite:
 
     def __init__(self, options: OverwriteOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -75,6 +80,10 @@ class Interpolate:
 
     def __init__(self, options: InterpolateOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

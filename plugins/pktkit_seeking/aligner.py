@@ -93,6 +93,7 @@ class SensitiveSubmatrix:
 
     Options = SubmatrixOptions
     capabilities = Capabilities(
+        source_copies=2.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
     )

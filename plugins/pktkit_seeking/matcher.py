@@ -73,6 +73,7 @@ class SensitivityMatcher:
 
     Options = SensitivityOptions
     capabilities = Capabilities(
+        source_copies=2.0,
         monotone=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,

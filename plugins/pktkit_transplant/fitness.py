@@ -84,7 +84,7 @@ def require_rank(target: Anatomy, modules: Iterable[str], rank: int | None) -> N
         UsageError: gives the rank, the matrix and the largest rank that fits all modules.
     """
     shapes = {
-        name: tuple(projection.read(target.model).shape)
+        name: projection.shape(target.model)
         for name, projection in target.projections(0).items()
         if name in set(modules)
     }

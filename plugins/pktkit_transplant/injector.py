@@ -11,6 +11,7 @@ from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 from pktkit_transplant.bases import changes
 from pktkit_transplant.blocks import Deltas, transplanted
@@ -89,6 +90,10 @@ class Transplant:
 
     def __init__(self, options: TransplantOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def check(self, prospect: Prospect) -> None:
         """Refuse blocks that compute something else, and a module or rank the target has not."""
