@@ -213,7 +213,7 @@ def _on_task(
     gpu = not _devices(plan)[1].startswith("cpu")
     scoring = {"scoring": scoring_bytes(model, work, accelerator=gpu)}
     largest = max(p.numel() * p.element_size() for p in source.model.parameters())
-    begin = {"hashing": min(CHUNK, largest)}
+    begin = {"hashing": min(CHUNK, largest), "checkpoint files": _file_bytes(pair)}
     flops = scoring_flops(model, work)
     if strategy.injector is None:
         return largest_phase([begin, scoring]), flops
@@ -235,6 +235,11 @@ def _on_task(
     phases = [begin, readings, {**kept, **training}, journal, {**scoring, **_journal(training)}]
     phases.append(_copies(built, source, target))
     return largest_phase(phases), flops
+
+
+def _file_bytes(pair: PairOutline) -> int:
+    """Return what is mapped of a checkpoint while the larger model is loaded."""
+    return max(found.stored.bytes for found in (pair.source, pair.target))
 
 
 def _journal(training: Parts) -> Parts:
