@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pktkit.adapters import LoraShape
     from pktkit.pair import LoadedModel
 
@@ -28,6 +30,7 @@ class Touched:
         trained: whether an optimiser moves them; what is written once is not.
         adapter_used: whether they are those of an adapter, merged in the end.
         states: whether aligned states are held beside, one per token and block.
+        outputs: what the modules that carry an adapter give, in numbers per token and block.
     """
 
     what: str
@@ -35,6 +38,7 @@ class Touched:
     trained: bool = True
     adapter_used: bool = False
     states: bool = False
+    outputs: int = 0
 
     @classmethod
     def whole(
@@ -58,16 +62,29 @@ class Touched:
         anatomy = target.anatomy
         kinds = [k for k in shape.kinds or anatomy.projection_names if k in _known(target)]
         modules = anatomy.module_names(kinds)
-        sides = sum(sum(target.model.get_submodule(name).weight.shape) for name in modules)  # type: ignore[arg-type, union-attr]
-        number = shape.rank * sides * (blocks or anatomy.n_blocks) // anatomy.n_blocks
+        shapes = [_weight(target, name).shape for name in modules]
+        opened = blocks or anatomy.n_blocks
+        number = shape.rank * sum(sum(size) for size in shapes) * opened // anatomy.n_blocks
+        side = 1 if anatomy.layout.transposed else 0
+        outputs = sum(size[side] for size in shapes)
         where = "" if blocks is None else f", {_blocks(blocks)}"
         what = f"LoRA of rank {shape.rank} on {' '.join(kinds)}{where}"
-        return cls(what, number, adapter_used=True, states=states)
+        return cls(
+            what,
+            number,
+            adapter_used=True,
+            states=states,
+            outputs=outputs // anatomy.n_blocks,
+        )
 
     @classmethod
     def written(cls, target: LoadedModel) -> Touched:
         """Return values that are written once, at most all."""
         return cls("written once, at most all weights", _count(target), trained=False)
+
+
+def _weight(target: LoadedModel, module: str) -> Tensor:
+    return target.model.get_parameter(f"{module}.weight")
 
 
 def _known(target: LoadedModel) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ def _of_directory(files: Located, dtype: str, code: bool) -> Outline:
         raise UsageError(
             f"{directory}: config.json describes no model: {short_reason(error)}."
         ) from error
-    stored, notes = stored_safetensors(directory), ()
+    stored, notes = stored_safetensors(directory), tuple[str, ...]()
     if not stored.bytes:
         notes = (f"{files.name}: the weights are not here; dtype is what config.json says.",)
         named = getattr(config, "dtype", None)

@@ -227,6 +227,7 @@ def _on_task(
         budget,
         work.micro_batch(budget),
         kl=kl,
+        device=_devices(plan)[1],
     )
     journal = {"journal": weight_bytes(target)} if touched and touched.adapter_used else {}
     flops += training_flops(target, touched, budget, work)
@@ -238,8 +239,16 @@ def _on_task(
 
 
 def _file_bytes(pair: PairOutline) -> int:
-    """Return what is mapped of a checkpoint while the larger model is loaded."""
-    return max(found.stored.bytes for found in (pair.source, pair.target))
+    """Return what is mapped of the larger checkpoint that is converted while it is loaded.
+
+    Weights that are stored as they are used are mapped and not copied.
+    """
+    found = (pair.source, pair.target)
+    wanted = [str(each.model.dtype).removeprefix("torch.") for each in found]
+    return max(
+        each.stored.bytes if each.stored.dtype != dtype else 0
+        for each, dtype in zip(found, wanted, strict=True)
+    )
 
 
 def _journal(training: Parts) -> Parts:

@@ -9,9 +9,9 @@ peaks.
 Activations kept for the backward pass, in numbers per token and block: with D the width, F the
 feed-forward width and H the width of all heads, `6 D` (inputs of both norms, what they normalise,
 what they give), `5 H` (queries, keys and values spread over all heads, attention's output twice)
-and `4 F`; in half precision the norms compute in float32, `4 D` more numbers of four bytes.
-Attention scores are not kept (fused kernels). Checkpointing keeps `D` per block, and one block
-whole.
+and `4 F`; in half precision the norms compute in float32, `4 D` more numbers of four bytes. An
+adapter adds what the modules that carry it give. Attention scores are not kept (fused kernels).
+Checkpointing keeps `D` per block, and one block whole (`RECOMPUTED` on the CPU).
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ CONTEXT = 500 << 20
 CHUNK = 1 << 26
 """Bytes of a parameter that are hashed at a time."""
 
+RECOMPUTED = 4
+"""Blocks whose recomputed activations are resident at once with checkpointing on the CPU: one is
+in use, and the C allocator keeps the memory of others for itself (measured)."""
+
 _QUANTS = {"none": None, "8bit": 1.05, "4bit": 0.55}
 """Bytes per weight of a packed block, scales included."""
 
@@ -59,7 +63,13 @@ def weight_bytes(handle: LoadedModel, quant: str = "none") -> int:
 
 
 def training_bytes(
-    target: LoadedModel, touched: Touched, budget: Budget, rows: Sequence[EncodedItem], *, kl: bool
+    target: LoadedModel,
+    touched: Touched,
+    budget: Budget,
+    rows: Sequence[EncodedItem],
+    *,
+    kl: bool,
+    device: str = "cpu",
 ) -> Parts:
     """Return what training holds beside the models.
 
@@ -80,22 +90,40 @@ def training_bytes(
         "adapter": held if touched.adapter_used else 0,
         "gradients": held,
         "AdamW": 2 * held,
-        "activations": activation_bytes(target, tokens, checkpointing=budget.checkpointing),
+        "activations": activation_bytes(
+            target,
+            tokens,
+            beside=touched.outputs,
+            checkpointing=budget.checkpointing,
+            device=device,
+        ),
         "logits": logits,
     }
 
 
-def activation_bytes(target: LoadedModel, tokens: int, *, checkpointing: bool) -> int:
-    """Return what a forward pass keeps for the backward pass, and the latter's own."""
+def activation_bytes(
+    target: LoadedModel,
+    tokens: int,
+    *,
+    beside: int = 0,
+    checkpointing: bool,
+    device: str = "cpu",
+) -> int:
+    """Return what a forward pass keeps for the backward pass, and the latter's own.
+
+    Arguments:
+        beside: numbers per token and block that an adapter adds.
+    """
     anatomy, size = target.anatomy, element_size(target)
     width, ffn = anatomy.width, anatomy.ffn_width
     heads = anatomy.n_heads * anatomy.head_dim
-    block = size * (6 * width + 5 * heads + 4 * ffn)
+    block = size * (6 * width + 5 * heads + 4 * ffn + beside)
     if size < _FLOAT:
         block += 4 * width * _FLOAT
     passing = 3 * size * max(ffn, width)
     if checkpointing:
-        return tokens * (anatomy.n_blocks * width * size + block + passing)
+        whole = min(anatomy.n_blocks, RECOMPUTED if device.startswith("cpu") else 1)
+        return tokens * (anatomy.n_blocks * width * size + whole * block + passing)
     return tokens * (anatomy.n_blocks * block + passing)
 
 
@@ -135,4 +163,5 @@ def element_size(model: LoadedModel) -> int:
 
 def largest_phase(phases: Sequence[Mapping[str, int]]) -> Parts:
     """Return the phase that holds most."""
-    return dict(max(phases, key=lambda parts: sum(parts.values()), default={}))
+    largest: Mapping[str, int] = max(phases, key=lambda parts: sum(parts.values()), default={})
+    return dict(largest)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.checkpoints import quiet
 from pktkit.encoding import encode_split
 from pktkit.transfer import transfer_rows
 
@@ -44,13 +45,14 @@ class Workload:
         limit = plan.settings.max_length
 
         def encoded(split: str) -> tuple[tuple[EncodedItem, ...], str]:
-            found = encode_split(
-                target.tokenizer,
-                task.items(split),
-                name=split,
-                join=task.template,
-                max_length=limit,
-            )
+            with quiet():
+                found = encode_split(
+                    target.tokenizer,
+                    task.items(split),
+                    name=split,
+                    join=task.template,
+                    max_length=limit,
+                )
             order = sorted(found.items, key=lambda item: -len(item.input_ids))
             return tuple(order), found.fingerprint()
 
