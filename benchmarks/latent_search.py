@@ -139,9 +139,17 @@ def _complete(plan: Plan, path: Path, cache: Path, jobs: int) -> None:
 
 
 def summaries(
-    name: str, out: Path, *, draws: int, only: Collection[str] = ()
+    name: str,
+    out: Path,
+    *,
+    draws: int,
+    only: Collection[str] = (),
+    references: Collection[str] = (),
 ) -> Iterator[tuple[str, Setting, Summary]]:
-    """Yield the summary of every grid point that has cells, of the arms in `only` if any."""
+    """Yield the summary of every grid point that has cells, of the arms in `only` if any.
+
+    Methods among the references are something to compare with, as baselines are.
+    """
     registry, stage = Registry.discover(), Stage.load(name)
     for task in stage.tasks:
         for setting in stage.settings[task]:
@@ -149,7 +157,7 @@ def summaries(
             if not (path / CELLS).exists():
                 continue
             strategies = {
-                strategy.name: strategy
+                strategy.name: _referred(strategy) if strategy.name in references else strategy
                 for strategy in stage.strategies(registry, setting)
                 if not only or strategy.name in only
             }
@@ -159,6 +167,11 @@ def summaries(
                 setting,
                 summarise(cells, roles=_roles(strategies.values(), cells), n_boot=draws),
             )
+
+
+def _referred(strategy: Strategy) -> Strategy:
+    """Return a strategy as something to compare with."""
+    return attrs.evolve(strategy, role="baseline") if strategy.role == "method" else strategy
 
 
 def _roles(strategies: Iterable[Strategy], cells: Sequence[CellResult]) -> dict[str, str]:
@@ -199,7 +212,9 @@ def contrasts(name: str, out: Path, arms: Sequence[str], references: Sequence[st
     """
     found = [
         (task, setting, summary.comparisons[0], arm)
-        for task, setting, summary in summaries(name, out, draws=DRAWS, only={*arms, *references})
+        for task, setting, summary in summaries(
+            name, out, draws=DRAWS, only={*arms, *references}, references=references
+        )
         for arm in arms
     ]
     columns = [_column(reference, [(c, arm) for *_, c, arm in found]) for reference in references]

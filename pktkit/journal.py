@@ -166,6 +166,31 @@ class Journal:
             if not bool((_bits(self._parameters[name]) == _bits(value)).all())
         )
 
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[Mapping[str, Tensor]]:
+        """Put the target back as it was, for as long as the context lasts.
+
+        Gives the values that changed parameters have now, on the CPU. The target may be written
+        inside; on leaving, parameters have the bits they had on entering.
+        """
+        import torch
+
+        names = self.changed()
+        after = {name: self._parameters[name].detach().to("cpu", copy=True) for name in names}
+        try:
+            with torch.no_grad():
+                for name in names:
+                    self._parameters[name].copy_(self._before[name])
+            yield after
+        finally:
+            with torch.no_grad():
+                for name, value in after.items():
+                    self._parameters[name].copy_(value)
+
+    def before(self, name: str) -> Tensor:
+        """Return the first value of a touched parameter."""
+        return self._before[name]
+
     def delta(self) -> Mapping[str, Tensor]:
         """Return, in fp32, what was added to each changed parameter."""
         return {

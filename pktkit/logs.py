@@ -23,6 +23,7 @@ def configure(verbosity: int = NORMAL) -> None:
     """
     import structlog
 
+    _chosen[:] = [verbosity]
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -35,6 +36,14 @@ def configure(verbosity: int = NORMAL) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def verbosity() -> int:
+    """Return what `configure` was last given in this process; worker processes are given it."""
+    return _chosen[-1]
+
+
+_chosen = [NORMAL]
 
 
 def level(verbosity: int) -> int:

@@ -231,8 +231,9 @@ def save_model(
         The directory.
 
     Raises:
-        UsageError: the directory is not empty or cannot be written, or the written weights do
+        UsageError: the directory is not empty or cannot be written, or what was written does
             not read back bit for bit.
+        DoesNotFitError: the disk is full.
     """
     path = Path(directory).expanduser()
     write_model(handle.model, handle.tokenizer, path, extra=extra)

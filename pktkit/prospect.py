@@ -26,21 +26,37 @@ class Prospect:
         pair: configurations, tokenizers and anatomies; parameters have shapes but no values.
         source_quant: `"8bit"` or `"4bit"` for a packed source; else `"none"`.
         source_spread: whether the source is laid over several devices and host memory.
+        source_written: whether the source is what `pktkit states write` made, without weights.
     """
 
     pair: ModelPair
     source_quant: str = "none"
     source_spread: bool = False
+    source_written: bool = False
+
+    def require_model(self, who: str) -> None:
+        """Refuse a source of which only readings were kept.
+
+        Raises:
+            PairIncompatibleError: it is one.
+        """
+        if self.source_written:
+            raise PairIncompatibleError(
+                f"{who} needs the source's weights, but the source is what 'pktkit states write' "
+                "made. Give the model itself as --source.",
+                needs="the source itself",
+            )
 
     def require_weights(self, who: str) -> None:
-        """Refuse a source whose weights, or their gradients, will not be at hand.
+        """Refuse a source whose weights, or their gradients, will not be at hand whole.
 
         Arguments:
             who: the method that needs them, for the message.
 
         Raises:
-            PairIncompatibleError: the source is packed, or spread over devices.
+            PairIncompatibleError: the source is packed, spread over devices, or not there.
         """
+        self.require_model(who)
         if self.source_quant != "none":
             raise packed(who)
         if self.source_spread:

@@ -73,10 +73,27 @@ def parse_recipe(text: str, where: str = "recipe") -> Strategy:
     Raises:
         UsageError: the text is not YAML or not a recipe.
     """
+    return parse_document(load_document(text, where), where)
+
+
+def load_document(text: str, where: str) -> Any:
+    """Read YAML that names no key twice.
+
+    Raises:
+        UsageError: the text is not YAML; `where` begins the message.
+    """
     try:
-        content = yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"{where} is not YAML: {_one_line(error)}.") from error
+
+
+def parse_document(content: Any, where: str = "recipe") -> Strategy:
+    """Build a strategy from a recipe's content.
+
+    Raises:
+        UsageError: it is not a recipe.
+    """
     if not isinstance(content, dict):
         raise UsageError(f"{where} must be a mapping with the keys {', '.join(_KEYS)}.")
     for key in content:
@@ -97,20 +114,7 @@ def dump_recipe(strategy: Strategy) -> str:
     Raises:
         UsageError: an option's value cannot be written as YAML.
     """
-    blank = Strategy(name=strategy.name)
-    content: dict[str, Any] = {"name": strategy.name}
-    for key in _KEYS[1:]:
-        value = getattr(strategy, key)
-        if value == getattr(blank, key):
-            continue
-        if isinstance(value, Choice):
-            if "name" in value.options:
-                raise UsageError(
-                    f"strategy '{strategy.name}': {key} has an option called 'name', "
-                    "which a recipe cannot hold."
-                )
-            value = {"name": value.name, **value.options} if value.options else value.name
-        content[key] = _plain(value)
+    content = recipe_document(strategy)
     try:
         written = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         if not written.replace("\n", "").isprintable():
@@ -123,7 +127,39 @@ def dump_recipe(strategy: Strategy) -> str:
     return written
 
 
-def parse_choice(value: Any, where: str, kind: Kind) -> Choice | None:
+def recipe_document(strategy: Strategy) -> dict[str, Any]:
+    """Return a strategy as a recipe's content; `parse_document` reads it back.
+
+    Raises:
+        UsageError: an option is called as a key of recipes.
+    """
+    blank = Strategy(name=strategy.name)
+    content: dict[str, Any] = {"name": strategy.name}
+    for key in _KEYS[1:]:
+        value = getattr(strategy, key)
+        if value == getattr(blank, key):
+            continue
+        if isinstance(value, Choice):
+            content[key] = dump_choice(value, f"strategy '{strategy.name}': {key}")
+        else:
+            content[key] = plain_value(value)
+    return content
+
+
+def dump_choice(choice: Choice, where: str) -> Any:
+    """Return a choice as a recipe writes it; `parse_choice` reads it back.
+
+    Raises:
+        UsageError: it has an option called `name`.
+    """
+    if "name" in choice.options:
+        raise UsageError(f"{where} has an option called 'name', which a recipe cannot hold.")
+    if not choice.options:
+        return choice.name
+    return {"name": choice.name, **{k: plain_value(v) for k, v in choice.options.items()}}
+
+
+def parse_choice(value: Any, where: str, kind: Kind | None = None) -> Choice | None:
     """Read a component's name, or a mapping with `name` and its options; None stays None.
 
     Raises:
@@ -131,15 +167,16 @@ def parse_choice(value: Any, where: str, kind: Kind) -> Choice | None:
     """
     if value is None:
         return None
+    subject = where if kind is None else f"{where}: {kind}"
     options = dict(value) if isinstance(value, dict) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str) or not name:
         raise UsageError(
-            f"{where}: {kind} must be a component's name or a mapping with 'name', got {value!r}."
+            f"{subject} must be a component's name or a mapping with 'name', got {value!r}."
         )
     for key in options:
         if not isinstance(key, str):
-            raise UsageError(f"{where}: {kind} option names must be text, got {key!r}.")
+            raise UsageError(f"{subject} option names must be text, got {key!r}.")
     return Choice(name, options)
 
 
@@ -166,20 +203,20 @@ def _check_plain_fields(fields: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{where}: budget must be a mapping, got {fields['budget']!r}.")
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Turn option values into what YAML can hold and read back."""
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return plain_value(value.value)
     if isinstance(value, pathlib.PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {plain_value(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain_value(item) for item in value)
     if attrs.has(type(value)):
-        return _plain(attrs.asdict(value, recurse=False))
+        return plain_value(attrs.asdict(value, recurse=False))
     return value
 
 

@@ -9,6 +9,8 @@ from pktkit.converters import as_tuple
 DEFAULT_ALPHA = 0.05
 DEFAULT_DRAWS = 4000
 STATE_DTYPES = ("model", "bfloat16")
+CACHE_BYTES = 20_000_000_000
+"""What readings kept on disk may take, unless it is said otherwise."""
 
 
 @attrs.frozen
@@ -23,6 +25,8 @@ class ProbeSettings:
         state_dtype: precision that states are kept in, `"bfloat16"` for half the space of
             float32; `"model"` keeps them as the model computes them. Logits stay as they are.
         shard_bytes: size of one file of a stored reading, and what taking it holds in memory.
+        cache_bytes: what all readings on disk may take together; the least recently used leave
+            first, and larger ones are computed when asked for. None for no limit.
     """
 
     max_length: int = attrs.field(default=512, validator=attrs.validators.ge(2))
@@ -31,6 +35,7 @@ class ProbeSettings:
     row_limit: int | None = None
     state_dtype: str = attrs.field(default="model", validator=attrs.validators.in_(STATE_DTYPES))
     shard_bytes: int = attrs.field(default=1 << 28, validator=attrs.validators.ge(1))
+    cache_bytes: int | None = CACHE_BYTES
 
 
 @attrs.frozen

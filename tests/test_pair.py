@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pktkit import pair as pairs
-from pktkit.errors import PairIncompatibleError, UsageError
+from pktkit.errors import DoesNotFitError, PairIncompatibleError, UsageError
 from pktkit.pair import ModelPair, describe, load_model, load_pair, save_model, vocab_size
 from pktkit.testing import FAMILIES, tiny_loaded, tiny_tokenizer
 
@@ -175,7 +175,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(handle.tokenizer, "save_pretrained", full)
-    with pytest.raises(UsageError, match="No space left on device"):
+    with pytest.raises(DoesNotFitError, match=r"the disk is full.*No space left on device"):
         save_model(handle, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

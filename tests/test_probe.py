@@ -176,27 +176,6 @@ def test_a_second_run_pays_no_source_forward(tmp_path):
     assert first > 0 and len(calls) == first
 
 
-def test_a_reading_that_fails_half_way_leaves_nothing(tmp_path):
-    def produce():
-        yield {"a": torch.zeros(2)}
-        raise RuntimeError("the model failed")
-
-    cache = ReadingCache(tmp_path)
-    with pytest.raises(RuntimeError, match="the model failed"):
-        cache.shards("key", produce)
-    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    assert cache.directory == tmp_path, "the disk is not to blame"
-    shards = cache.shards("key", lambda: [{"a": torch.ones(2)}])
-    assert torch.equal(shards[0]["a"], torch.ones(2))
-
-
-def test_an_unusable_cache_directory_is_given_up(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("not a directory")
-    probe = Probe(pair_of("llama"), word_task(), cache=ReadingCache(file / "below"))
-    assert probe.states("train", [0]).read([0])[0].shape[1] == 48
-
-
 def test_source_logits_need_one_tokenizer():
     pair = pair_of("llama")
     other = tiny_loaded("llama", seed=3, width=48, blocks=4, heads=6, kv_heads=3, ffn=72, vocab=59)

@@ -509,7 +509,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UsageError, match=r"report\.md cannot be written: disk full"):
         run.write("report.md", "new")
     assert (run.path / "report.md").read_text() == "old"
     assert not list(run.path.glob(".report*"))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MODEL_PATTERNS = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja")
-"""The files of a repository that loading needs."""
+MODEL_PATTERNS = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
+"""The files of a repository that loading needs, and the card, which names the licence."""
 DESCRIPTION_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md")
 """Those that tell what a model is, without weights."""
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
-from pktkit.checkpoints.library import is_tied, quiet, short_reason
-from pktkit.errors import UsageError
+from pktkit.checkpoints.library import quiet, short_reason
+from pktkit.checkpoints.older_names import add_older_names
+from pktkit.checkpoints.verifying import Agreement, verify_loads, verify_saved
+from pktkit.errors import DoesNotFitError, PktkitError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHARD_SIZE = re.compile(r"[1-9][0-9]*(\.[0-9]+)?(KB|MB|GB)")
 
 
 def require_writable(directory: Path) -> None:
@@ -38,97 +45,93 @@ def require_writable(directory: Path) -> None:
         raise UsageError(f"cannot save to '{directory}': {short_reason(error)}.") from error
 
 
+def checked_shard_size(text: str | None) -> str | None:
+    """Return a largest size of one file of weights, such as `5GB`; None leaves it to transformers.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    if text is not None and not _SHARD_SIZE.fullmatch(text):
+        raise UsageError(f"--max-shard-size must be a size such as 500MB or 5GB, got '{text}'.")
+    return text
+
+
+@contextlib.contextmanager
+def appearing(directory: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write into, which becomes `directory` when all went well.
+
+    Raises:
+        UsageError: `directory` is a file, is not empty, or cannot be written.
+        DoesNotFitError: the disk is full. In every case nothing is left behind.
+    """
+    require_writable(directory)
+    partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, directory)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _refusal(directory, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_files(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    max_shard_size: str | None = None,
+) -> None:
+    """Write weights, configurations, tokenizer and chat template as transformers does.
+
+    `config.json` says some things under their older names too, for other readers.
+    """
+    sizes: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    with quiet():
+        model.save_pretrained(directory, **sizes)
+        tokenizer.save_pretrained(directory)
+    add_older_names(directory)
+
+
 def write_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     *,
     extra: Mapping[str, str] | None = None,
-) -> None:
+    max_shard_size: str | None = None,
+) -> Agreement:
     """Write model, generation configuration and tokenizer, verify them, then put them in place.
 
     Everything goes to a temporary sibling first, so `directory` never holds half a checkpoint.
 
     Arguments:
         extra: further text files by name.
+        max_shard_size: of one file of weights, such as `5GB`.
+
+    Returns:
+        How what was read back agrees with what is in memory.
 
     Raises:
         UsageError: `directory` is a file, is not empty, cannot be written, or what was written
-            does not read back bit for bit.
+            does not read back bit for bit, or does not say the same.
+        DoesNotFitError: the disk is full.
     """
-    require_writable(directory)
-    partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        partial.mkdir(parents=True)
-        with quiet():
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+    with appearing(directory) as partial:
+        write_files(model, tokenizer, partial, max_shard_size=max_shard_size)
         for name, text in (extra or {}).items():
             (partial / name).write_text(text, encoding="utf-8")
         verify_saved(model, partial)
-        os.replace(partial, directory)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"cannot save to '{directory}': {short_reason(error)}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return verify_loads(model, tokenizer, partial)
 
 
-def verify_saved(model: PreTrainedModel, directory: Path) -> None:
-    """Check that the safetensors in `directory` hold the model's weights bit for bit.
-
-    Tied names may be stored once. If names differ, because transformers renames some on writing,
-    the directory is loaded and compared as a model.
-
-    Raises:
-        UsageError: a weight is missing or differs.
-    """
-    state = model.state_dict()
-    seen: set[str] = set()
-    strangers = False
-    for name, stored in _stored_tensors(directory):
-        if name not in state:
-            strangers = True
-            continue
-        _require_equal(name, state[name], stored)
-        seen.add(name)
-    covered = {_place(state[name]) for name in seen}
-    lost = [name for name, value in state.items() if _place(value) not in covered]
-    if strangers or lost or is_tied(model) != bool(model.config.tie_word_embeddings):
-        _verify_by_loading(model, directory)
-
-
-def _verify_by_loading(model: PreTrainedModel, directory: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    with quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            directory, dtype="auto", use_safetensors=True, local_files_only=True
+def _refusal(directory: Path, error: Exception) -> PktkitError:
+    reason = short_reason(error)
+    full = isinstance(error, OSError) and error.errno in _FULL
+    if full or "No space left" in reason or "os error 28" in reason:
+        return DoesNotFitError(
+            f"cannot save to '{directory}': the disk is full ({reason}). Nothing was left there; "
+            "make room, or choose another --out."
         )
-    saved = loaded.state_dict()
-    for name, value in model.state_dict().items():
-        if name not in saved:
-            raise UsageError(f"saving failed: '{name}' was not written.")
-        _require_equal(name, value, saved[name])
-
-
-def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
-
-    for shard in sorted(directory.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - not a mapping
-                yield name, weights.get_tensor(name)
-
-
-def _place(value: Tensor) -> tuple[int, torch.Size, torch.device]:
-    return value.data_ptr(), value.shape, value.device
-
-
-def _require_equal(name: str, expected: Tensor, stored: Tensor) -> None:
-    same = stored.dtype == expected.dtype and stored.shape == expected.shape
-    if not same or not torch.equal(_bits(stored), _bits(expected.detach().cpu())):
-        raise UsageError(f"saving failed: '{name}' does not read back bit for bit.")
-
-
-def _bits(value: Tensor) -> Tensor:
-    return value.contiguous().reshape(-1).view(torch.uint8)
+    return UsageError(f"cannot save to '{directory}': {reason}.")

@@ -9,10 +9,17 @@ from pktkit.cli.group import LazyCommand, PktkitGroup
 
 COMMANDS = (
     LazyCommand("compare", "pktkit.cli.compare:compare", "Compare strategies on equal terms."),
+    LazyCommand("report", "pktkit.cli.report:report", "Report a run again, or several as one."),
+    LazyCommand(
+        "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
+    ),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
+    LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
     LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show two models and what suits them."),
     LazyCommand("plan", "pktkit.cli.plan:plan", "Show what a comparison would take."),
+    LazyCommand("states", "pktkit.cli.states:states", "Read a source once for other runs."),
+    LazyCommand("cache", "pktkit.cli.cache:cache", "Show or clear readings kept between runs."),
     LazyCommand("plugins", "pktkit.cli.plugins:plugins", "Show plugins and what they provide."),
     LazyCommand("zoo", "pktkit.cli.zoo:zoo", "Show or rebuild the embedded pair of models."),
 )
@@ -31,6 +38,7 @@ Exit codes:
 \b
 Environment:
   PKTKIT_PLUGINS    load only these plugins (comma list; empty loads none)
+  PKTKIT_CACHE      default of --cache; PKTKIT_CACHE_LIMIT that of --cache-limit
   PKTKIT_TRACEBACK  1 shows the traceback of an error
   NO_COLOR          no colours
 """

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import click
+from click.core import ParameterSource
 
 from pktkit import logs
 from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
+from pktkit.cli.running import default_directory, run_part_watched, run_watched
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from pktkit.compare.parts import Part
     from pktkit.compare.plan import Plan
-    from pktkit.compare.run import Watcher
-    from pktkit.components import Choice
-    from pktkit.processes import Processes
+    from pktkit.compare.resume import StoredRun
     from pktkit.report.records import Summary
-    from pktkit.report.rundir import RunDirectory
+
+BESIDE_RESUME = (
+    "resume",
+    "jobs",
+    "cache",
+    "form",
+    "allow_code_execution",
+    "trust_remote_code",
+)
+"""Options that may be given beside `--resume`."""
 
 
 @attrs.frozen
@@ -55,9 +59,10 @@ class Request:
         cell: `i/n` for one part of the cells, None for all.
         form: how the result is written to stdout.
         out: run directory; None for a new one under `runs`.
+        resume: run directory to go on with; None starts a new run.
     """
 
-    strategies: str
+    strategies: str | None
     tasks: str | None
     seeds: str
     overrides: tuple[str, ...]
@@ -77,12 +82,12 @@ class Request:
     cell: str | None
     form: str
     out: Path | None
+    resume: Path | None
 
 
 @click.command()
 @click.option(
     "--strategies",
-    required=True,
     help="Comma list of registered strategies or recipe files (.yaml).",
 )
 @click.option(
@@ -163,6 +168,12 @@ class Request:
     help="How the result is written to stdout.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; new or empty.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go on with the run in this directory; the plan is that of its run.lock.",
+)
 @pass_app
 @gathered("request", Request)
 def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
@@ -172,33 +183,120 @@ def compare(app: AppContext, models: ModelChoice, request: Request) -> int:
     always shown. Without models, the embedded pair is used. Under `accelerate launch` all
     processes train each target together.
     """
+    logs.configure(app.verbosity)
+    if request.resume is not None:
+        return _resumed(app, models, request, request.resume.absolute())
+    return _started(app, models, request)
+
+
+def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
+    """Run a new comparison, or a part of one."""
     from pktkit.chosen_analyses import choose_analyses
     from pktkit.cli.together import together
     from pktkit.compare.parts import Part
     from pktkit.compare.preview import announce
-    from pktkit.compare.run import take_part
-    from pktkit.report import render, wants_colour
+    from pktkit.compare.run import locked, take_part
+    from pktkit.compare.workers import warm_up
     from pktkit.report.rundir import RunDirectory
 
-    logs.configure(app.verbosity)
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
     plan = _plan(app, models, request)
-    part = None if request.cell is None else Part.parse(request.cell, plan.cells())
-    with together(models) as (processes, models):
+    part = "" if request.cell is None else str(Part.parse(request.cell, plan.cells()))
+    with together(plan.pair.devices, models.cache) as (processes, cache):
         if not processes.main:
-            take_part(plan, cache=models.cache, processes=processes)
+            take_part(plan, cache=cache, processes=processes)
             return EXIT_OK
-        directory = RunDirectory.create(request.out or _default_directory())
+        if request.jobs != 0 and not processes.several:
+            warm_up()
+        lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses, part=part)
+        directory = RunDirectory.create(request.out or default_directory())
         if app.verbosity >= 0:
             click.echo(announce(plan), err=True)
-        if part is not None:
-            return _run_part(app, plan, part, directory, request.jobs, models.cache, processes)
-        summary = _run_all(app, plan, directory, analyses, request.jobs, models.cache, processes)
-    click.echo(render(summary, request.form, styled=wants_colour(sys.stdout)), nl=False)
+        if part:
+            return run_part_watched(
+                app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
+            )
+        summary = run_watched(
+            app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
+        )
+    return _shown(app, summary, request.form, directory.path)
+
+
+def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path) -> int:
+    """Go on with a run that stopped."""
+    from pktkit.cli.together import together
+    from pktkit.compare.preview import announce
+    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
+    from pktkit.compare.run import take_part
+
+    _refuse_beside_resume()
+    run = stored_run(path)
+    app = app.with_selection(run.lock.plan.selection)
+    kept, where = models.cache and models.cache.absolute(), f"the run in {path}"
+    with (
+        started_in(run.lock.directory),
+        together(run.lock.plan.pair.devices, kept) as (processes, cache),
+    ):
+        require_unchanged(run.lock.pinned, app.registry, where=where)
+        lock = permitted(
+            run.lock.pinned,
+            app.registry,
+            run_programs=request.allow_code_execution,
+            remote_code=models.placement.trust_remote_code,
+            where=where,
+        )
+        if not processes.main:
+            take_part(lock.plan, cache=cache, processes=processes)
+            return EXIT_OK
+        for change in run.lock.environment_changes_now(app.registry):
+            app.log.warning("not as when the run began", what=change)
+        if app.verbosity >= 0:
+            click.echo(announce(run.lock.plan), err=True)
+            click.echo(f"resume   {_progress(run)}", err=True)
+        jobs, cells = request.jobs, len(run.missing)
+        if lock.part:
+            return run_part_watched(
+                app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
+            )
+        summary = run_watched(
+            app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
+        )
+    return _shown(app, summary, request.form, path)
+
+
+def _shown(app: AppContext, summary: Summary, form: str, path: Path) -> int:
+    """Write the result to stdout and return the exit code."""
+    from pktkit.report import render, wants_colour
+
+    click.echo(render(summary, form, styled=wants_colour(sys.stdout)), nl=False)
     if app.verbosity >= 0:
-        click.echo(f"wrote    {directory.path}", err=True)
+        click.echo(f"wrote    {path}", err=True)
     return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
+
+
+def _progress(run: StoredRun) -> str:
+    total, missing = len(run.lock.cells), len(run.missing)
+    if missing:
+        return f"{total - missing} of {total} cells are there, {missing} to run"
+    done = "finished already" if run.directory.finished else "only the report is missing"
+    return f"all {total} cells are there, {done}; the report is written again"
+
+
+def _refuse_beside_resume() -> None:
+    """Refuse options that say what the lock says."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in BESIDE_RESUME
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume takes what to run from run.lock; leave out {', '.join(given)}. "
+            "Beside it: --jobs, --cache, --format, and permissions to run foreign code."
+        )
 
 
 def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
@@ -212,6 +310,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     from pktkit.settings import EvidenceSettings
     from pktkit.transfer import budget_for
 
+    if request.strategies is None:
+        raise click.UsageError("Missing option '--strategies'.")
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
     tasks = own_tasks(registry) if wanted == ["all"] else wanted
@@ -252,76 +352,3 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
         points=curve_points(request.rows, request.curve, loaded, chosen),
         equal=request.equal or "",
     )
-
-
-def _run_all(
-    app: AppContext,
-    plan: Plan,
-    directory: RunDirectory,
-    analyses: Sequence[Choice],
-    jobs: int | None,
-    cache: Path | None,
-    processes: Processes,
-) -> Summary:
-    from pktkit.compare.run import run_comparison
-
-    with _watched(app, len(plan.cells()), directory) as watcher:
-        return run_comparison(
-            plan,
-            app.registry,
-            directory,
-            jobs=jobs,
-            watcher=watcher,
-            cache=cache,
-            analyses=analyses,
-            processes=processes,
-        )
-
-
-def _run_part(
-    app: AppContext,
-    plan: Plan,
-    part: Part,
-    directory: RunDirectory,
-    jobs: int | None,
-    cache: Path | None,
-    processes: Processes,
-) -> int:
-    """Run one part and say how to go on; without the others there is nothing to compare."""
-    from pktkit.compare.run import run_part
-
-    with _watched(app, len(part.cells), directory) as watcher:
-        results = run_part(
-            plan,
-            part,
-            directory,
-            jobs=jobs,
-            watcher=watcher,
-            cache=cache,
-            processes=processes,
-        )
-    failed = sum(result.failed for result in results)
-    click.echo(
-        f"part     {part}: {len(results)} of {len(plan.cells())} cells in {directory.path}, "
-        f"{failed} failed\n"
-        f"next     when all {part.of} parts have run: pktkit report RUN RUN …, their folders"
-    )
-    return EXIT_STRATEGY_FAILED if failed else EXIT_OK
-
-
-@contextlib.contextmanager
-def _watched(app: AppContext, cells: int, directory: RunDirectory) -> Iterator[Watcher]:
-    """Show progress; say what remains of a run that is stopped."""
-    from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher
-
-    with CellDisplay(cells, quiet=app.verbosity < 0) as display:
-        try:
-            yield Watcher(display.step, display.finished, display.analysing)
-        except KeyboardInterrupt:
-            click.echo(f"stopped  finished cells are in {directory.path}", err=True)
-            raise
-
-
-def _default_directory() -> Path:
-    return Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")

@@ -9,6 +9,7 @@ import attrs
 import click
 
 from pktkit import logs
+from pktkit.errors import UsageError
 from pktkit.plugins import Plugins, PluginSelection, load_plugins
 from pktkit.registry import Registry
 from pktkit.tracing import Trace, TraceEvent
@@ -22,16 +23,28 @@ class AppContext:
         verbosity: -1 quiet, 0 normal, 1 verbose.
         no_plugins: value of `--no-plugins`; None when absent, `"*"` without names.
         trace_plugins: whether stderr gets a line for everything that a plugin does.
+        chosen: the plugins that may be loaded, where a run's lock says it instead of the user.
     """
 
     verbosity: int = logs.NORMAL
     no_plugins: str | None = None
     trace_plugins: bool = False
+    chosen: PluginSelection | None = None
 
     @functools.cached_property
     def selection(self) -> PluginSelection:
         """Which plugins may be loaded; worker processes need the same."""
-        return PluginSelection.from_user(self.no_plugins)
+        return self.chosen or PluginSelection.from_user(self.no_plugins)
+
+    def with_selection(self, selection: PluginSelection) -> AppContext:
+        """Return the context of a run that says itself which plugins may be loaded.
+
+        Raises:
+            UsageError: `--no-plugins` is given all the same.
+        """
+        if self.no_plugins is not None:
+            raise UsageError("which plugins are loaded is in run.lock; leave out --no-plugins.")
+        return attrs.evolve(self, chosen=selection)
 
     @functools.cached_property
     def log(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ import attrs
 import click
 
 from pktkit.cli.context import AppContext
+from pktkit.cli.units import SIZE, shown_size
 from pktkit.errors import UsageError
-from pktkit.settings import STATE_DTYPES, ProbeSettings
+from pktkit.settings import CACHE_BYTES, STATE_DTYPES, ProbeSettings
 
 if TYPE_CHECKING:
     from pktkit.compare.plan import PairSpec
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pktkit.tasks.base import Task
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+CACHE_VARIABLE = "PKTKIT_CACHE"
+LIMIT_VARIABLE = "PKTKIT_CACHE_LIMIT"
 QUANTS = ("none", "8bit", "4bit")
 TEMPLATES = ("task", "auto", "chat", "tulu", "plain")
 AUTO = "auto"
@@ -29,19 +32,30 @@ DEFAULT_TASK = "compose"
 
 Command = Callable[..., Any]
 
+LIMIT = click.option(
+    "--cache-limit",
+    envvar=LIMIT_VARIABLE,
+    type=SIZE,
+    default=shown_size(CACHE_BYTES),
+    show_default=True,
+    help="Most space for readings on disk, e.g. 500MB or none; the longest unused leave first.",
+)
+"""Bounds `--cache`."""
+
 
 def gathered(argument: str, values: type) -> Callable[[Command], Command]:
     """Hand a command several options as one argument.
 
     Arguments:
         argument: its name.
-        values: a frozen attrs class whose fields are called as the options' parameters.
+        values: a frozen attrs class whose fields are called as the options' parameters; those
+            that the command does not have keep their defaults.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def gathering(*args: Any, **given: Any) -> Any:
-            fields = {field.name: given.pop(field.name) for field in attrs.fields(values)}
+            fields = {f.name: given.pop(f.name) for f in attrs.fields(values) if f.name in given}
             return command(*args, **given, **{argument: values(**fields)})
 
         return gathering
@@ -157,12 +171,14 @@ class ModelChoice:
     """What the options that every command on a pair has were given.
 
     Arguments:
-        source, target: see `pktkit.checkpoints.reference`; both None for the embedded pair.
+        source, target: see `pktkit.checkpoints.reference`; both None for the embedded pair. The
+            source may be a directory that `pktkit states write` made.
         placement: devices and precision.
         template: how prompts and answers are joined; `"task"` leaves it to the task.
         max_length: longest sequence in tokens.
-        cache: directory of readings that outlives the run; None keeps them for this run only.
         state_dtype: precision that states are kept in.
+        cache: directory of readings that outlives the run; None keeps them for this run only.
+        cache_limit: bytes that readings on disk may take; None for no limit.
 
     Raises:
         UsageError: only one of the two models is given.
@@ -173,8 +189,9 @@ class ModelChoice:
     placement: Placement
     template: str
     max_length: int
-    cache: Path | None
     state_dtype: str
+    cache: Path | None = None
+    cache_limit: int | None = CACHE_BYTES
 
     def __attrs_post_init__(self) -> None:
         if (self.source is None) != (self.target is None):
@@ -191,7 +208,11 @@ class ModelChoice:
     @property
     def settings(self) -> ProbeSettings:
         """How readings are taken."""
-        return ProbeSettings(max_length=self.max_length, state_dtype=self.state_dtype)
+        return ProbeSettings(
+            max_length=self.max_length,
+            state_dtype=self.state_dtype,
+            cache_bytes=self.cache_limit,
+        )
 
     def task_name(self, given: str | None) -> str:
         """Return the task asked for; the embedded pair has a default.
@@ -218,17 +239,37 @@ class ModelChoice:
         from pktkit.probe import Probe, ReadingCache
 
         task = templated(task, self.own_template)
-        return Probe(self.pair.load(), task, settings=self.settings, cache=ReadingCache(self.cache))
+        cache = ReadingCache(self.cache, self.cache_limit)
+        return Probe(self.pair.load(), task, settings=self.settings, cache=cache)
 
 
 def model_options(command: Command) -> Command:
-    """Add `--trace-plugins`, and the options of `ModelChoice` as the argument `models`."""
+    """Add `--trace-plugins`, and all options of `ModelChoice` as the argument `models`."""
+    return pair_options(_decorated(command, (cache_option("Default: for this run only."), LIMIT)))
+
+
+def cache_option(absent: str) -> Command:
+    """Return the option `--cache`.
+
+    Arguments:
+        absent: says in the help what happens without it.
+    """
+    return click.option(
+        "--cache",
+        envvar=CACHE_VARIABLE,
+        type=click.Path(file_okay=False, path_type=Path),
+        help=f"Keep readings of the models here between runs. {absent}",
+    )
+
+
+def pair_options(command: Command) -> Command:
+    """Add `--trace-plugins`, and options of `ModelChoice` but the cache's, as `models`."""
     command = placement_options(gathered("models", ModelChoice)(command))
     decorators = (
         click.option(
             "--source",
-            help="Source model: directory, file.gguf, hub id ORG/NAME[@REVISION], or BASE+ADAPTER. "
-            "Default: embedded.",
+            help="Source model: directory, file.gguf, hub id ORG/NAME[@REVISION], BASE+ADAPTER, or "
+            "what 'states write' made. Default: embedded.",
         ),
         click.option("--target", help="Target model, named alike. Default: embedded."),
         click.option(
@@ -247,11 +288,6 @@ def model_options(command: Command) -> Command:
             help="Longest row in tokens: answers are cut there, longer prompts dropped.",
         ),
         click.option(
-            "--cache",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Keep readings of the models here between runs. Default: for this run only.",
-        ),
-        click.option(
             "--state-dtype",
             type=click.Choice(STATE_DTYPES),
             default="model",
@@ -266,6 +302,11 @@ def model_options(command: Command) -> Command:
             help="Show on stderr which component did what, in which order, with times and shapes.",
         ),
     )
+    return _decorated(command, decorators)
+
+
+def _decorated(command: Command, decorators: Sequence[Command]) -> Command:
+    """Add options in the order in which `--help` shows them."""
     for decorator in reversed(decorators):
         command = decorator(command)
     return command

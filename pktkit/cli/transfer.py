@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,16 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
 from pktkit.errors import UsageError
+from pktkit.permission import FLAG
 from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy
+    from pktkit.outputs import Saving
     from pktkit.probe import Probe
     from pktkit.registry import Registry
 
-RECORD = "transfer.json"
-"""Beside the model: what was done to it."""
+FORMS = ("checkpoint", "adapter", "delta")
 
 
 @click.command()
@@ -30,6 +31,37 @@ RECORD = "transfer.json"
     "--task", "task_name", help=f"Task or file of rows. Default, embedded: {DEFAULT_TASK}."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--save",
+    "form",
+    type=click.Choice(FORMS),
+    default="checkpoint",
+    show_default=True,
+    help="What is written: the whole model, a PEFT adapter, or only what changed.",
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(min=1),
+    help="Cut an adapter off at this rank. Default: the least rank that loses nothing.",
+)
+@click.option("--max-shard-size", help="Split a checkpoint's weights, e.g. 5GB.")
+@click.option(
+    "--score",
+    "split",
+    type=click.Choice(["dev", "test"]),
+    help="Score the target on this split before and after, for the model card.",
+)
+@click.option(
+    "--card-scores",
+    "run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a comparison whose scores go into the model card.",
+)
+@click.option(
+    FLAG,
+    is_flag=True,
+    help="Let --score run programs that a model wrote, in a sandbox.",
+)
 @model_options
 @click.option(
     "--set",
@@ -45,19 +77,31 @@ def transfer(
     out: Path,
     task_name: str | None,
     seed: int,
+    form: str,
+    rank: int | None,
+    max_shard_size: str | None,
+    split: str | None,
+    run: Path | None,
+    allow_code_execution: bool,
     models: ModelChoice,
     overrides: tuple[str, ...],
 ) -> None:
-    """Transfer knowledge into the target and write it as a checkpoint.
+    """Transfer knowledge into the target and write it down, with a model card.
 
-    The directory loads with AutoModelForCausalLM and AutoTokenizer. It appears complete or
-    not at all. Under `accelerate launch` all processes train the one target.
+    A checkpoint loads with AutoModelForCausalLM, an adapter with peft on the target, a delta
+    with `pktkit apply`. What is written is read back and compared; it appears complete or not at
+    all. Under `accelerate launch` all processes train the one target.
     """
     from pktkit.checkpoints import require_writable
+    from pktkit.checkpoints.writing import checked_shard_size
     from pktkit.cli.together import together
     from pktkit.compare.plan import choose_strategies, choose_task
+    from pktkit.outputs import Saving, sentence
+    from pktkit.outputs.scores import of_run
     from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
 
+    saving = Saving(form, rank, checked_shard_size(max_shard_size))
     log, registry = app.log, app.registry
     wanted = models.task_name(task_name)
     chosen = choose_strategies(registry, [strategy], controls=False)[:1]
@@ -66,15 +110,33 @@ def transfer(
     if chosen[0].injector is None:
         raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
     task = choose_task(registry, wanted)
-    with together(models) as (processes, models):
+    comparison = of_run(run, chosen[0].name, task.name) if run else ()
+    with (
+        code_execution(allow_code_execution),
+        together(models.pair.devices, models.cache) as (processes, cache),
+    ):
+        if split is not None:
+            require_permission(registry, task)
+            task.items(split)
+        models = attrs.evolve(models, cache=cache)
         processes.on_main(lambda: require_writable(out))
         probe = models.probe(task)
-        record = _run(chosen[0], probe, registry, seed=seed, out=out, processes=processes)
+        record = _run(
+            chosen[0],
+            probe,
+            registry,
+            seed=seed,
+            out=out,
+            processes=processes,
+            saving=saving,
+            split=split,
+            comparison=comparison,
+        )
     if processes.main:
         for note in probe.notes if app.verbosity >= 0 else ():
             click.echo(f"note     {note}", err=True)
         log.info("transferred", strategy=strategy, **record["summary"])
-        click.echo(f"wrote    {out}")
+        click.echo(f"wrote    {out}  {sentence(record)}")
 
 
 def _run(
@@ -85,26 +147,51 @@ def _run(
     seed: int,
     out: Path,
     processes: Processes = ALONE,
+    saving: Saving | None = None,
+    split: str | None = None,
+    comparison: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Transfer inside a journal, save and verify; the record lies beside the weights.
 
     Of several processes all transfer and one saves.
+
+    Arguments:
+        saving: in which form; None for a checkpoint.
+        split: the target is scored on it before and after; None leaves that out.
+        comparison: further scores for the model card.
+
+    Returns:
+        What was done, with `transfer.json` as it was written in the process that wrote it.
     """
     from pktkit.journal import Journal
-    from pktkit.pair import save_model
+    from pktkit.outcomes import CellKey
+    from pktkit.outputs import Saving, save
+    from pktkit.outputs.lineage import model_facts, software
+    from pktkit.outputs.scores import before_and_after, score
+    from pktkit.recipe import dump_recipe
     from pktkit.transfer import budget_for, run_transfer, transfer_data
 
     pair, task = probe.pair, probe.task
     budget = budget_for(task, strategy)
+    recipe = dump_recipe(attrs.evolve(strategy, budget=attrs.asdict(budget)))
+    facts = {"source": model_facts(pair.source), "target": model_facts(pair.target)}
+    key = CellKey(strategy.name, task.name, seed)
+    before = score(pair.target, task, split, registry, key) if split else ()
     data = transfer_data(probe, budget, seed, processes=processes)
     with Journal(pair.target) as journal:
         done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
         changed = journal.changed()
+    scores: dict[str, Any] = {"comparison": list(comparison)} if comparison else {}
+    if split:
+        after = score(pair.target, task, split, registry, key)
+        scores["own"] = before_and_after(task, split, before, after)
     injection = done.injection
     record = {
         "strategy": attrs.asdict(strategy, filter=lambda field, value: bool(value)),
+        "recipe": recipe,
         "source": pair.source.name,
         "target": pair.target.name,
+        "models": facts,
         "revisions": {"source": pair.source.revision, "target": pair.target.revision},
         "task": task.name,
         "seed": seed,
@@ -114,11 +201,14 @@ def _run(
         "alignment": {} if done.alignment is None else dict(done.alignment.diagnostics),
         "injection": {} if injection is None else attrs.asdict(injection),
         "changed_parameters": list(changed),
+        "scores": scores,
+        "software": software(),
         "summary": {
             "steps": injection.steps if injection else 0,
             "changed": f"{len(changed)} parameters",
         },
     }
-    extra = {RECORD: json.dumps(record, indent=2, default=str)}
-    processes.on_main(lambda: save_model(pair.target, out, extra=extra))
-    return record
+    how = saving or Saving()
+    written: dict[str, Any] = {}
+    processes.on_main(lambda: written.update(save(pair.target, journal, out, how, record)))
+    return written or record

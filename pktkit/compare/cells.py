@@ -27,6 +27,7 @@ from pktkit.points import budget_at, point_fields
 from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
 from pktkit.stages import EVALUATE, Stages
+from pktkit.states.source import WrittenSource
 from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
@@ -121,6 +122,8 @@ class CellRunner:
 
     def _untouched(self, key: CellKey, strategy: Strategy) -> CellResult:
         model = self.pair.source if strategy.role == "source" else self.pair.target
+        if isinstance(model, WrittenSource):
+            return CellResult(key, scores=model.scores(self._task(key.task), self.plan.split))
         journal = Journal(model)
         stages = Stages(key, self.registry, journal)
         try:
@@ -282,6 +285,6 @@ class CellRunner:
                 self.pair,
                 self._task(name),
                 settings=self.plan.settings,
-                cache=ReadingCache(self._cache),
+                cache=ReadingCache(self._cache, self.plan.settings.cache_bytes),
             )
         return self._probes[name]

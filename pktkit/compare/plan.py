@@ -27,7 +27,8 @@ class PairSpec:
     """Which models, where and how precise.
 
     Arguments:
-        source, target: directory, GGUF file, hub id, or base and adapter.
+        source, target: directory, GGUF file, hub id, or base and adapter; the source may be a
+            directory of `pktkit states write`.
         dtype: see `pktkit.checkpoints.Loading`.
         device: torch device of both.
         source_dtype: instead of `dtype`; empty for the same.
@@ -58,10 +59,14 @@ class PairSpec:
             PktkitError: a model cannot be loaded, or the two do not go together.
         """
         from pktkit.pair import joined, load_model
+        from pktkit.states import holds_states
+        from pktkit.states.source import open_source
 
         source, target = self.devices
         return joined(
-            load_model(
+            open_source(self.source, device=source)
+            if holds_states(self.source)
+            else load_model(
                 self.source,
                 dtype=self.source_dtype or self.dtype,
                 device=source,

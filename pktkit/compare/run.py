@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 
-from pktkit.checkpoints import local_files
-from pktkit.compare.parts import Part
-from pktkit.compare.plan import Plan, choose_task, scored
+from pktkit.cache.directory import CacheDirectory
+from pktkit.compare.lock import Lock
+from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
-from pktkit.compare.workers import default_jobs, run_cells
+from pktkit.compare.workers import default_jobs, default_threads, run_cells
 from pktkit.processes import ALONE, Processes
 from pktkit.report.curves import curve_sections
+from pktkit.report.kept_sections import SECTIONS, read_sections
+from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
-from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress
     from pktkit.components import Choice
-    from pktkit.outcomes import CellKey, CellResult
+    from pktkit.outcomes import CellKey, CellResult, ReportSection
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
+
+log = structlog.get_logger(__name__)
 
 REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -58,46 +60,43 @@ def run_comparison(
     cache: Path | None = None,
     analyses: Sequence[Choice] = (),
     processes: Processes = ALONE,
+    lock: Lock | None = None,
 ) -> Summary:
-    """Run every cell, record each as it finishes, and write the report.
+    """Run every cell that the directory lacks, record each as it finishes, and write the report.
 
     Arguments:
         plan: what to run.
         registry: for tasks, and for the plugins that contribute to the report.
-        directory: receives cells, results and report.
+        directory: receives lock, cells, results and report; cells it holds that did not fail
+            are kept.
         jobs: worker processes; 0 runs in this process, None chooses.
         watcher: who is told.
         cache: directory of readings that outlives the run; None keeps them for this run only.
         analyses: run on the pair after the cells, on every task; each becomes a section.
         processes: that train together; this is process 0, the others `take_part`.
+        lock: of the run, if it is made already; its plan and analyses are those that are run.
 
     Raises:
-        PktkitError: a model cannot be loaded, or a worker died.
+        PktkitError: a model cannot be loaded, a worker died, the disk is full, or another process
+            runs cells into the directory.
     """
     watcher = watcher or Watcher()
-    cells = plan.cells()
-    with _readings(cache) as readings:
-        results = _run(plan, cells, directory, jobs, watcher, readings, processes)
-        sections = analysed(plan, registry, directory, analyses, cache=readings, watcher=watcher)
-    summary = summarise(
-        results,
-        roles={strategy.name: strategy.role for strategy in plan.strategies},
-        meaning={s.name: s.isolates for s in plan.strategies if s.isolates},
-        placebo_of={s.name: s.placebo_of for s in plan.strategies if s.placebo_of},
-        plan=describe_plan(plan, registry),
-        alpha=plan.evidence.alpha,
-        n_boot=plan.evidence.n_boot,
-        references=plan.evidence.references,
-    )
-    sections = [*curve_sections(summary), *sections]
-    sections += contributed(summary, registry, directory)
-    directory.finish(summary, results, sections)
-    return summary
+    lock = lock or locked(plan, registry, jobs=jobs, analyses=analyses)
+    with directory.claimed(), _readings(cache) as readings:
+        results = _completed(lock, lock.cells, directory, jobs, watcher, readings, processes)
+        if (directory.path / SECTIONS).exists():
+            sections = read_sections(directory.path)
+        else:
+            sections = analysed(
+                lock.plan, registry, directory, lock.analyses, cache=readings, watcher=watcher
+            )
+            if sections:
+                directory.write_sections(sections)
+        return report(lock, registry, directory, results, sections)
 
 
 def run_part(
-    plan: Plan,
-    part: Part,
+    lock: Lock,
     directory: RunDirectory,
     *,
     jobs: int | None = None,
@@ -105,12 +104,13 @@ def run_part(
     cache: Path | None = None,
     processes: Processes = ALONE,
 ) -> list[CellResult]:
-    """Run and record one part of the cells; nothing is claimed before the parts are merged.
+    """Run and record the part of the cells that a lock names; nothing is claimed of a part.
 
     Arguments and errors as in `run_comparison`.
     """
-    with _readings(cache) as readings:
-        return _run(plan, part.cells, directory, jobs, watcher or Watcher(), readings, processes)
+    watcher = watcher or Watcher()
+    with directory.claimed(), _readings(cache) as readings:
+        return _completed(lock, lock.cells, directory, jobs, watcher, readings, processes)
 
 
 def take_part(plan: Plan, *, cache: Path | None, processes: Processes) -> None:
@@ -127,8 +127,8 @@ def take_part(plan: Plan, *, cache: Path | None, processes: Processes) -> None:
             pass
 
 
-def _run(
-    plan: Plan,
+def _completed(
+    lock: Lock,
     cells: Sequence[CellKey],
     directory: RunDirectory,
     jobs: int | None,
@@ -136,35 +136,125 @@ def _run(
     cache: Path,
     processes: Processes,
 ) -> list[CellResult]:
-    """Run cells, record each as it finishes, and return the results in the order given."""
-    if jobs is None:
-        jobs = default_jobs(
-            len(cells), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
-        )
-    results = []
-    for result in run_cells(
-        plan, cells, jobs=jobs, cache=cache, progress=watcher.step, processes=processes
-    ):
-        directory.append_cell(result)
-        watcher.finished(result)
-        results.append(result)
-    position = {key: index for index, key in enumerate(cells)}
-    return sorted(results, key=lambda result: position[result.key])
+    """Run the cells that the directory lacks, record each, and return all in the order given."""
+    directory.drop_half_line()
+    if not (directory.path / LOCK).exists():
+        directory.write(LOCK, lock.text())
+    results = {cell.key: cell for cell in directory.cells() if not cell.failed}
+    missing = [key for key in cells if key not in results]
+    if missing or processes.several:
+        for result in run_cells(
+            lock.plan,
+            missing,
+            jobs=suitable_jobs(lock.plan) if jobs is None else jobs,
+            cache=cache,
+            progress=watcher.step,
+            threads=lock.threads,
+            processes=processes,
+        ):
+            directory.append_cell(result)
+            watcher.finished(result)
+            results[result.key] = result
+    return [results[key] for key in cells]
+
+
+def locked(
+    plan: Plan,
+    registry: Registry,
+    *,
+    jobs: int | None,
+    analyses: Sequence[Choice] = (),
+    part: str = "",
+) -> Lock:
+    """Return the lock of a plan, or of a part of it, that is about to run.
+
+    Arguments:
+        plan: what will run.
+        registry: of the plugins that it uses.
+        jobs: worker processes asked for; None chooses.
+        analyses: that will stand in the report.
+        part: `i/n`; empty for all cells.
+
+    Raises:
+        UsageError: as `Lock.of`.
+    """
+    threads = default_threads(jobs, suitable_jobs(plan))
+    return attrs.evolve(Lock.of(plan, registry, threads=threads, analyses=analyses), part=part)
+
+
+def suitable_jobs(plan: Plan) -> int:
+    """Return how many workers suit a plan."""
+    return default_jobs(
+        len(plan.cells()), devices=plan.pair.devices, checkpoint_bytes=checkpoint_bytes(plan)
+    )
+
+
+def report(
+    lock: Lock,
+    registry: Registry,
+    directory: RunDirectory,
+    results: Sequence[CellResult],
+    sections: Sequence[ReportSection] = (),
+) -> Summary:
+    """Write the report of a run from its cells.
+
+    Arguments:
+        lock: of the run.
+        registry: of the plugins that contribute to the report.
+        directory: receives results and report.
+        results: in the order of the table.
+        sections: of analyses; curves and plugins' sections are added.
+
+    Raises:
+        PktkitError: a file cannot be written.
+    """
+    summary = summary_of(lock, results)
+    contributions = contributed(summary, registry, directory)
+    sections = [*curve_sections(summary), *sections, *contributions]
+    directory.finish(summary, results, sections)
+    return summary
+
+
+def summary_of(lock: Lock, results: Sequence[CellResult]) -> Summary:
+    """Return rows, contrasts and verdict of the cells of a run."""
+    strategies, evidence = lock.plan.strategies, lock.plan.evidence
+    return summarise(
+        results,
+        roles={strategy.name: strategy.role for strategy in strategies},
+        meaning={s.name: s.isolates for s in strategies if s.isolates},
+        placebo_of={s.name: s.placebo_of for s in strategies if s.placebo_of},
+        plan=describe_plan(lock),
+        alpha=evidence.alpha,
+        n_boot=evidence.n_boot,
+        references=evidence.references,
+    )
 
 
 @contextlib.contextmanager
 def _readings(cache: Path | None) -> Iterator[Path]:
-    """Give the user's directory of readings, or one that is removed at the end."""
+    """Give the user's directory of readings, or one that is removed at the end.
+
+    The latter also where the user's cannot be written to, which is said once, here.
+    """
     if cache is not None:
-        yield cache
-        return
+        try:
+            CacheDirectory(cache).trial()
+        except OSError as error:
+            log.warning(
+                "the cache of readings cannot be written to, going on without it",
+                directory=str(cache),
+                reason=str(error),
+            )
+        else:
+            yield cache
+            return
     with tempfile.TemporaryDirectory(prefix="pktkit-") as temporary:
         yield Path(temporary)
 
 
-def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
+def describe_plan(lock: Lock) -> Mapping[str, Any]:
     """Return what determines the scores, JSON-serialisable and without times."""
-    tasks = {name: choose_task(registry, name) for name in plan.tasks}
+    plan = lock.plan
     return {
         "pair": attrs.asdict(plan.pair),
         "tasks": list(plan.tasks),
@@ -176,21 +266,23 @@ def describe_plan(plan: Plan, registry: Registry) -> Mapping[str, Any]:
             strategy.name: {
                 **attrs.asdict(strategy, filter=lambda field, value: bool(value)),
                 "budget": {
-                    name: attrs.asdict(budget_for(task, strategy)) for name, task in tasks.items()
-                }
-                if strategy.injector
-                else {},
+                    name: dict(task.budgets[strategy.name])
+                    for name, task in lock.tasks.items()
+                    if strategy.name in task.budgets
+                },
             }
             for strategy in plan.strategies
         },
-        "comparability": {
-            name: scored(task, plan).comparability(plan.split) for name, task in tasks.items()
-        },
+        "comparability": {name: dict(task.comparability) for name, task in lock.tasks.items()},
         "probe": attrs.asdict(plan.settings),
         "evidence": attrs.asdict(plan.evidence),
         "template": plan.template or "task",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in REPORTED_PACKAGES},
+        "python": lock.environment.python,
+        "packages": {
+            name: version
+            for name, version in lock.environment.packages.items()
+            if name in REPORTED_PACKAGES
+        },
     }
 
 
@@ -199,6 +291,8 @@ def checkpoint_bytes(plan: Plan) -> int:
 
     What is not there yet counts as large, and so does a GGUF file, which grows when unpacked.
     """
+    from pktkit.checkpoints import local_files
+
     total = 0
     for reference in (plan.pair.source, plan.pair.target):
         found = local_files(reference)

@@ -53,7 +53,7 @@ def analysed(
             pair,
             templated(choose_task(registry, name), plan.template),
             settings=plan.settings,
-            cache=ReadingCache(cache),
+            cache=ReadingCache(cache, plan.settings.cache_bytes),
         )
         context = AnalysisContext(probe, registry, plan.seeds[0])
 

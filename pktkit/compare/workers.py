@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pktkit import logs
 from pktkit.errors import PktkitError, StrategyError
 from pktkit.processes import ALONE, Processes
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 START = "forkserver"
 """Workers are forked from a process that has imported everything and computed nothing."""
+
+_WARM = "pktkit.compare.warm"
 
 _REPORT_EVERY = 0.2
 """Seconds between two progress messages of a worker."""
@@ -40,6 +43,7 @@ def run_cells(
     cache: Path,
     progress: CellProgress,
     processes: Processes = ALONE,
+    threads: int | None = None,
 ) -> Iterator[CellResult]:
     """Yield the result of every cell as it finishes.
 
@@ -49,6 +53,7 @@ def run_cells(
         progress: called with (cell, step, steps, loss), possibly from another thread.
         processes: that train each target together, without workers; all run the cells that
             process 0 names.
+        threads: of torch in each worker; None shares the cores among them.
 
     Raises:
         PktkitError: the pair cannot be loaded, or a worker died.
@@ -56,11 +61,13 @@ def run_cells(
     if jobs == 0 or processes.several:
         from pktkit.compare.cells import CellRunner
 
-        runner = CellRunner(plan, cache=cache, processes=processes)
-        for key in processes.from_main(list(cells)):
-            yield runner.run(key, progress)
+        with _torch_threads(None if processes.several else threads):
+            runner = CellRunner(plan, cache=cache, processes=processes)
+            for key in processes.from_main(list(cells)):
+                yield runner.run(key, progress)
         return
-    yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress)
+    given = threads or max(1, available_cores() // jobs)
+    yield from _in_processes(plan, cells, jobs=jobs, cache=cache, progress=progress, threads=given)
 
 
 def default_jobs(cells: int, *, devices: Sequence[str], checkpoint_bytes: int) -> int:
@@ -76,6 +83,27 @@ def default_jobs(cells: int, *, devices: Sequence[str], checkpoint_bytes: int) -
     return max(1, min(cells, available_cores()))
 
 
+def default_threads(jobs: int | None, default: int) -> int:
+    """Return how many threads of torch each worker gets.
+
+    Another number of threads sums in another order, which may change the last bits of a score.
+    Hence fewer workers than the default number get no more threads each.
+
+    Arguments:
+        jobs: workers asked for; None for the default number.
+        default: see `default_jobs`.
+    """
+    return max(1, available_cores() // max(jobs or 0, default))
+
+
+def warm_up() -> None:
+    """Start the process that workers are forked from; it imports the libraries meanwhile."""
+    from multiprocessing import forkserver
+
+    multiprocessing.get_context(START).set_forkserver_preload([_WARM])
+    forkserver.ensure_running()
+
+
 def available_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -83,15 +111,36 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while; None leaves it as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _in_processes(
-    plan: Plan, cells: Sequence[CellKey], *, jobs: int, cache: Path, progress: CellProgress
+    plan: Plan,
+    cells: Sequence[CellKey],
+    *,
+    jobs: int,
+    cache: Path,
+    progress: CellProgress,
+    threads: int,
 ) -> Iterator[CellResult]:
     context = multiprocessing.get_context(START)
-    context.set_forkserver_preload(["pktkit.compare.warm"])
+    context.set_forkserver_preload([_WARM])
     messages = context.Queue()
-    threads = max(1, available_cores() // jobs)
     pool = ProcessPoolExecutor(
-        jobs, context, initializer=_start, initargs=(plan, cache, threads, messages)
+        jobs,
+        context,
+        initializer=_start,
+        initargs=(plan, cache, threads, messages, logs.verbosity()),
     )
     try:
         with _relay(messages, progress):
@@ -127,13 +176,15 @@ def _relay(messages: Any, progress: Callable[..., None]) -> Iterator[None]:
         thread.join()
 
 
-def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
+def _start(plan: Plan, cache: Path, threads: int, messages: Any, verbosity: int) -> None:
     """Prepare a worker; a failure is kept and raised by its first cell, with its own type."""
     global _runner, _failure, _progress
     import torch
 
     from pktkit.compare.cells import CellRunner
 
+    _end_with_parent()
+    logs.configure(verbosity)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     torch.set_num_threads(threads)
     _progress = _throttled(messages)
@@ -141,6 +192,22 @@ def _start(plan: Plan, cache: Path, threads: int, messages: Any) -> None:
         _runner = CellRunner(plan, cache=cache)
     except PktkitError as error:
         _failure = error
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, killed or not.
+
+    Nobody would read its results, and without this it would wait for work forever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(key: CellKey) -> CellResult:

@@ -325,6 +325,9 @@ def _held(
             held[device] = {"process": CONTEXT}
     models = pair.prospect.pair
     source = weight_bytes(models.source, plan.pair.source_quant)
+    if pair.prospect.source_written:  # final norm and LM head alone
+        head = models.source.anatomy.head_weight
+        source = head.numel() * head.element_size()
     held.setdefault(_host(source_device), {})["source"] = source
     held.setdefault(_host(target_device), {})["target"] = weight_bytes(models.target)
     return held

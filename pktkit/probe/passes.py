@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,19 +23,23 @@ if TYPE_CHECKING:
 
 
 def forward_pass(
-    model: LoadedModel, split: EncodedSplit, settings: ProbeSettings, *, logits: bool
+    model: LoadedModel,
+    split: EncodedSplit,
+    settings: ProbeSettings,
+    *,
+    blocks: Sequence[int],
+    logits: bool,
 ) -> Iterator[dict[str, Tensor]]:
-    """Read the residual stream of all blocks, and optionally logits, at predicting positions.
+    """Read the residual stream after blocks, and optionally logits, at predicting positions.
 
     Rows are visited by length (`readers.visiting_order`) so that little is padded, and their
     tokens stored in that order.
 
     Yields:
-        Shards of consecutive tokens: `block.-1` (before the first block) to `block.<L-1>`, each
-        `[tokens, D]` in the dtype of `settings`, and `logits` `[tokens, V]` in the model's when
-        asked for; on the CPU.
+        Shards of consecutive tokens: `block.<i>` of each of `blocks` (-1 is the stream before
+        the first block), `[tokens, D]` in the dtype of `settings`, and `logits` `[tokens, V]` in
+        the model's when asked for; on the CPU.
     """
-    blocks = range(-1, model.anatomy.n_blocks)
     kept = torch.bfloat16 if settings.state_dtype == "bfloat16" else None
     pending: dict[str, list[Tensor]] = {}
     size = 0

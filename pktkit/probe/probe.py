@@ -6,19 +6,22 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import structlog
 
+from pktkit.cache import Address, ReadingCache
+from pktkit.cache.address import code_of, library_versions, reading_code
 from pktkit.encoding import EncodedSplit, encode_split
+from pktkit.errors import StrategyError
 from pktkit.flops import ForwardCost
 from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
 from pktkit.offloaded import require_held
-from pktkit.pair import LoadedModel, ModelPair, weights_hash
+from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
-from pktkit.probe.cache import ReadingCache, reading_key
+from pktkit.probe.identity import model_content, tokenizer_content
 from pktkit.probe.passes import (
     attribution_pass,
     forward_pass,
@@ -30,6 +33,7 @@ from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, vis
 from pktkit.probe.scratch import zeros
 from pktkit.quantised import require_plain
 from pktkit.settings import ProbeSettings
+from pktkit.states.source import WrittenSource
 from pktkit.tasks.base import Task
 from pktkit.values import Interface, Origin
 
@@ -63,10 +67,8 @@ class Probe:
         self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
         self._answer_cost: Mapping[str, int] = {}
         self._positions: dict[str, AlignedPositions] = {}
-        self._hashes = {
-            Origin.SOURCE: _content(pair.source),
-            Origin.TARGET: _content(pair.target),
-        }
+        self._tokenizers: dict[Origin, str] = {}
+        self._contents = {origin: _content(self._model(origin)) for origin in Origin}
 
     def encoded(self, split: str, origin: Origin = Origin.TARGET) -> EncodedSplit:
         """Return a split's token ids by the tokenizer of the target (or of the source)."""
@@ -127,18 +129,16 @@ class Probe:
         encoded, picks, exact = self._rows(split, origin), None, 1.0
         if self._foreign(origin):
             picks, exact = self.positions(split).picks, self.positions(split).exact_share
-        model = self._model(origin)
-        tokens = sum(item.supervised_count for item in encoded.items)
-        width, depth = model.anatomy.width, model.anatomy.n_blocks
-        size = tokens * width * (depth + 1) * self._state_size(model)
-        stored = self._forward(split, origin, logits=False) if self._fits(size) else None
-        live = None if stored is not None else self._live(origin)
-        index = RowIndex.of(encoded, visiting_order(encoded), picks)
-        dtype = model.model.dtype
-        noted = self._noted(split, origin)
-        return StateReader(
-            encoded, tuple(blocks), interface, index, dtype, stored, live, exact, noted
+        model, index = self._model(origin), RowIndex.of(encoded, visiting_order(encoded), picks)
+        dtype, noted = model.model.dtype, self._noted(split, origin)
+        reader = StateReader(
+            encoded, tuple(blocks), interface, index, dtype, None, None, exact, noted
         )
+        if isinstance(model, WrittenSource) or self._states_fit(encoded, model):
+            reader.stored = self.forward(split, origin, blocks=reader.read_blocks)
+        else:
+            reader.live = self._live(origin)
+        return reader
 
     def logits(self, split: str, origin: Origin = Origin.SOURCE) -> LogitReader:
         """Return a reader of logits at the predicting positions of a split.
@@ -150,8 +150,8 @@ class Probe:
             self.pair.require_logits()
         encoded = self.encoded(split)
         stored = None
-        if self._logits_fit(split, origin):
-            stored = self._forward(split, origin, logits=True)
+        if isinstance(self._model(origin), WrittenSource) or self._logits_fit(split, origin):
+            stored = self.forward(split, origin, blocks=(), logits=True)
         live = None if stored is not None else self._live(origin)
         index = RowIndex.of(encoded, visiting_order(encoded))
         return LogitReader(encoded, index, stored, live, self._noted(split, origin, logits=True))
@@ -165,19 +165,16 @@ class Probe:
         """
         limit = self.settings.row_limit
         items = self.task.items("train")[:limit]
-        asked = json.dumps([(item.prompt, item.choices) for item in items])
-        key = reading_key(
-            reading="answers",
-            weights=self._hashes[Origin.SOURCE],
-            tokenizer=_vocabulary(self.pair.source),
-            prompts=hashlib.sha256(asked.encode()).hexdigest(),
-            template=self.task.template,
-            max_new_tokens=self.task.max_new_tokens,
+        asked = [(item.prompt, item.choices) for item in items]
+        data = json.dumps([asked, self.task.template, self.task.max_new_tokens])
+        address = self._address(
+            "answers",
+            Origin.SOURCE,
+            data=hashlib.sha256(data.encode()).hexdigest(),
+            split="train",
+            rows=len(items),
         )
-        models = (self.pair.source, self.pair.target)
-        kept = self._cache.get(
-            key, lambda: with_cost(models, lambda: packed(answers(models[0], self.task, items)))
-        )
+        kept = self._costed(address, lambda: packed(answers(self.pair.source, self.task, items)))
         texts = unpacked(kept)
         self._answer_cost = cost_of(kept)
         return Probe(
@@ -243,24 +240,79 @@ class Probe:
             sensitivity_pass(source, encoded, totals)
             return totals
 
-        return self._kept(self._source_key("sensitivity", encoded), compute)
+        return self._kept(self._of_source("sensitivity", encoded), compute)
 
     def cached(
         self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         """Return tensors that are computed once and kept where readings are kept.
 
+        The code of the package that `compute` is defined in becomes part of the address.
+
         Arguments:
-            key_parts: everything the tensors depend on, a name and version of the computation
+            key_parts: everything else that the tensors depend on, a name of the computation
                 included; JSON-serialisable.
             compute: called unless the tensors are known; its result may come back on the CPU.
         """
-        return self._kept(reading_key(kind="derived", parts=dict(key_parts)), compute)
-
-    def _kept(self, key: str, compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """Return a reading that is computed once and whose cost each arm counts once."""
+        address = Address(
+            what={"reading": "derived", "parts": dict(key_parts)},
+            how={"code": code_of(compute), "libraries": library_versions()},
+            about={"of": key_parts.get("reading", "")},
+        )
         models = (self.pair.source, self.pair.target)
-        return without_cost(key, self._cache.get(key, lambda: with_cost(models, compute)))
+        kept = self._cache.get(address, lambda: with_cost(models, compute))
+        return without_cost(address.key, kept)
+
+    def forward(
+        self,
+        split: str,
+        origin: Origin = Origin.SOURCE,
+        *,
+        blocks: Sequence[int],
+        logits: bool = False,
+    ) -> Stored:
+        """Return a stored reading that holds the states after blocks, and logits if asked for.
+
+        One pass reads all blocks and, where they fit, the logits, so that the next who asks finds
+        them. Of a source that was written to disk there is what was written.
+
+        Raises:
+            UsageError: the source was written to disk without what is asked for.
+        """
+        encoded, model = self._rows(split, origin), self._model(origin)
+        if isinstance(model, WrittenSource):
+            where = self.task.name, split
+            data = encoded.fingerprint()
+            return Stored(model.forward(*where, data, blocks=blocks, logits=logits))
+        with_logits = origin is Origin.SOURCE and not self._foreign(origin)
+        together = logits or (with_logits and self._logits_fit(split, origin))
+        return self.forward_exactly(
+            split, origin, blocks=range(-1, model.anatomy.n_blocks), logits=together
+        )
+
+    def forward_exactly(
+        self, split: str, origin: Origin, *, blocks: Sequence[int], logits: bool
+    ) -> Stored:
+        """Return a stored reading of the given blocks (-1 is the stream before the first)."""
+        encoded, model, settings = self._rows(split, origin), self._model(origin), self.settings
+        address = self._address(
+            "forward",
+            origin,
+            data=encoded.fingerprint(),
+            layers=list(blocks),
+            state_dtype=settings.state_dtype,
+            logits=logits,
+            batch_size=settings.batch_size,
+            split=split,
+            rows=len(encoded.items),
+        )
+
+        def produce() -> Iterable[Mapping[str, Tensor]]:
+            self._require_unchanged(origin)
+            return forward_pass(model, encoded, settings, blocks=blocks, logits=logits)
+
+        with uncounted():  # rows count when they are read
+            return Stored(self._take(origin, address, produce))
 
     def _noted(self, split: str, origin: Origin, *, logits: bool = False) -> RowCosts:
         """Return what counts the rows of a split that an arm reads."""
@@ -292,59 +344,125 @@ class Probe:
         return 2 if self.settings.state_dtype == "bfloat16" else _element_size(model)
 
     def _fits(self, size: int) -> bool:
-        return size <= self.settings.max_bytes
+        return size <= self.settings.max_bytes and self._cache.holds(size)
+
+    def _states_fit(self, encoded: EncodedSplit, model: LoadedModel) -> bool:
+        tokens = sum(item.supervised_count for item in encoded.items)
+        states = model.anatomy.width * (model.anatomy.n_blocks + 1)
+        return self._fits(tokens * states * self._state_size(model))
 
     def _logits_fit(self, split: str, origin: Origin) -> bool:
         model = self._model(origin)
         tokens = sum(item.supervised_count for item in self.encoded(split).items)
         return self._fits(tokens * model.anatomy.vocab_rows * _element_size(model))
 
-    def _forward(self, split: str, origin: Origin, *, logits: bool) -> Stored:
-        """Take states and, where they fit, logits in one pass."""
-        wanted = origin is Origin.SOURCE and not self._foreign(origin)
-        together = logits or (wanted and self._logits_fit(split, origin))
-        encoded, model = self._rows(split, origin), self._model(origin)
-        settings = self.settings
-        key = reading_key(
-            reading="forward",
-            weights=self._hashes[origin],
-            data=encoded.fingerprint(),
-            dtype=[str(model.model.dtype), settings.state_dtype],
-            logits=together,
-        )
-        with uncounted():  # rows count when they are read
-            shards = self._cache.shards(
-                key, lambda: forward_pass(model, encoded, settings, logits=together)
-            )
-        return Stored(shards)
-
     def _attributed(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)
         return self._kept(
-            self._source_key("attribution", encoded),
+            self._of_source("attribution", encoded),
             lambda: attribution_pass(self.pair.source, encoded),
         )
 
-    def _source_key(self, reading: str, encoded: EncodedSplit) -> str:
-        return reading_key(
-            reading=reading,
-            weights=self._hashes[Origin.SOURCE],
+    def _of_source(self, reading: str, encoded: EncodedSplit) -> Address:
+        return self._address(
+            reading,
+            Origin.SOURCE,
             data=encoded.fingerprint(),
-            dtype=str(self.pair.source.model.dtype),
+            split=encoded.name,
+            rows=len(encoded.items),
         )
 
+    def _address(
+        self,
+        reading: str,
+        origin: Origin,
+        *,
+        data: str,
+        split: str,
+        rows: int,
+        batch_size: int | None = None,
+        **what: Any,
+    ) -> Address:
+        """Return the address of what is read of a model: all that decides it.
 
-def _content(model: LoadedModel) -> str:
-    """Return what determines a model's outputs: its weights and its configuration."""
-    config = model.model.config.to_dict()
-    config.pop("_name_or_path", None)
-    return f"{weights_hash(model.model)} {json.dumps(config, sort_keys=True, default=str)}"
+        Arguments:
+            data: hash of what the model reads.
+            split, rows: for people.
+            batch_size: rows that are read together, where the settings decide it.
+            what: settings of this kind of reading.
+        """
+        model = self._model(origin)
+        config: Any = model.model.config
+        return Address(
+            what={
+                "reading": reading,
+                "model": self._contents[origin],
+                "tokenizer": self._tokenizer(origin),
+                "data": data,
+                "dtype": str(model.model.dtype),
+                "layers": list(range(-1, model.anatomy.n_blocks)),
+                **what,
+            },
+            how={
+                "code": reading_code(),
+                "libraries": library_versions(),
+                "device": model.anatomy.head_weight.device.type,
+                "attention": str(getattr(config, "_attn_implementation", "")),
+                "batch_size": batch_size,
+            },
+            about={"model": model.name, "task": self.task.name, "split": split, "rows": rows},
+        )
+
+    def _tokenizer(self, origin: Origin) -> str:
+        """Return the hash of the tokenizer that a model's rows were cut with."""
+        model = self._model(origin)
+        if isinstance(model, WrittenSource):
+            return model.record.tokenizer
+        if origin not in self._tokenizers:
+            self._tokenizers[origin] = tokenizer_content(model.tokenizer)
+        return self._tokenizers[origin]
+
+    def _kept(
+        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return a reading of the source that is one shard and whose cost each arm counts once."""
+        return without_cost(address.key, self._costed(address, compute))
+
+    def _costed(
+        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return a reading of the source that is one shard, and beside it what it cost."""
+        models = (self.pair.source, self.pair.target)
+        return self._take(Origin.SOURCE, address, lambda: [with_cost(models, compute)])[0]
+
+    def _take(
+        self,
+        origin: Origin,
+        address: Address,
+        produce: Callable[[], Iterable[Mapping[str, Tensor]]],
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """Return a reading: what was written of a source, else what the cache gives."""
+        model = self._model(origin)
+        if isinstance(model, WrittenSource):
+            return model.reading(address)
+        return self._cache.shards(address, produce)
+
+    def _require_unchanged(self, origin: Origin) -> None:
+        """Refuse to store states of a changed target as those of the target it was.
+
+        Raises:
+            StrategyError: the target has changed since the probe was made.
+        """
+        if origin is Origin.TARGET and _content(self.pair.target) != self._contents[origin]:
+            raise StrategyError(
+                "states of the target are read after it was changed. Read them before anything "
+                "is injected; StateReader.of_model reads a model as it is."
+            )
 
 
-def _vocabulary(model: LoadedModel) -> str:
-    """Return what determines a tokenizer's token ids, hashed."""
-    entries = json.dumps(sorted(model.tokenizer.get_vocab().items()))
-    return hashlib.sha256(entries.encode()).hexdigest()
+def _content(model: LoadedModel) -> Mapping[str, str]:
+    """Return what determines a model's outputs."""
+    return model.record.content if isinstance(model, WrittenSource) else model_content(model)
 
 
 def _element_size(model: LoadedModel) -> int:

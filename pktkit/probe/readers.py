@@ -127,8 +127,8 @@ class StateReader:
     interface: Interface
     index: RowIndex
     dtype: torch.dtype
-    _stored: Stored | None
-    _live: LoadedModel | None
+    stored: Stored | None
+    live: LoadedModel | None
     exact_share: float = 1.0
     _noted: Callable[[Sequence[int]], None] = unnoted
 
@@ -152,12 +152,13 @@ class StateReader:
             lengths: positions wanted per row, see `RowIndex.positions`.
         """
         self._noted(rows)
-        if self._stored is not None:
-            stored, positions = self._stored, self.index.positions(rows, lengths)
+        if self.stored is not None:
+            stored, positions = self.stored, self.index.positions(rows, lengths)
             return self._selected(lambda name: stored.gather(name, positions).to(self.dtype))
-        assert self._live is not None
+        assert self.live is not None
+        wanted = self.read_blocks
         with _elsewhere(self._noted):
-            tensors, _ = forward_states(self._live, self.split, rows, self._wanted(), logits=False)
+            tensors, _ = forward_states(self.live, self.split, rows, wanted, logits=False)
         local = RowIndex.of(
             EncodedSplit(self.split.name, tuple(self.split.items[row] for row in rows)),
             picks=None if self.index.picks is None else [self.index.picks[row] for row in rows],
@@ -165,14 +166,16 @@ class StateReader:
         positions = local.positions(range(len(rows)), lengths)
         return self._selected(lambda name: tensors[name][positions.to(tensors[name].device)])
 
-    def _wanted(self) -> tuple[int, ...]:
+    @property
+    def read_blocks(self) -> tuple[int, ...]:
+        """Blocks whose residual stream is read: a contribution is a difference of two."""
         if self.interface is Interface.RESIDUAL:
             return self.blocks
         return tuple(sorted({b for block in self.blocks for b in (block - 1, block)}))
 
     def _selected(self, take: Callable[[str], Tensor]) -> dict[int, Tensor]:
         """Return states at the reader's interface, out of those of the residual stream."""
-        found = {block: take(f"block.{block}") for block in self._wanted()}
+        found = {block: take(f"block.{block}") for block in self.read_blocks}
         if self.interface is Interface.RESIDUAL:
             return found
         return {block: found[block] - found[block - 1] for block in self.blocks}

@@ -1,4 +1,4 @@
-"""The folder of a run: each finished cell at once, the report at the end.
+"""The folder of a run: what it was made of, each finished cell at once, the report at the end.
 
 A run that stops early keeps every cell that had finished, in `cells.jsonl`; reopening the folder
 and running the cells that are missing completes it.
@@ -6,35 +6,44 @@ and running the cells that are missing completes it.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
+import fcntl
 import os
+import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
+import structlog
 
-from pktkit.errors import UsageError
-from pktkit.outcomes import CellKey, CellResult, ItemScore, ReportSection, Spent
+from pktkit.errors import DoesNotFitError, PktkitError, UsageError
+from pktkit.outcomes import CellResult, ReportSection
 from pktkit.report.figures import figure_files
 from pktkit.report.html import render_html
-from pktkit.report.jsonfile import plain, render_json
+from pktkit.report.jsonfile import render_json
+from pktkit.report.kept_sections import SECTIONS, render_sections
+from pktkit.report.lines import cell_line, item_lines, read_cell
 from pktkit.report.losses import mean_losses
 from pktkit.report.markdown import render_markdown
 from pktkit.report.records import Summary
-from pktkit.values import Injection
 
 CELLS = "cells.jsonl"
+LOCK = "run.lock"
 RESULTS = "results.json"
 ITEMS = "items.jsonl"
 REPORT = "report.md"
 PAGE = "report.html"
 
+log = structlog.get_logger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @attrs.frozen
 class RunDirectory:
-    """A folder that belongs to one run. Make it with `create` or `reopen`."""
+    """A folder that belongs to one run. Make it with `create`, `reopen` or `existing`."""
 
     path: Path
 
@@ -52,11 +61,28 @@ class RunDirectory:
         except OSError as error:
             raise _not_writable(folder, error) from error
         if occupied:
+            held = (folder / LOCK).exists()
+            resume = f"go on with the run in it: `{resume_command(folder)}`"
             raise UsageError(
-                f"run folder {folder} is not empty. Give another folder, or resume the run in it."
+                f"run folder {folder} is not empty. Give another folder"
+                f"{f', or {resume}' if held else ''}."
             )
         run = cls(folder)
         run._prove_writable()
+        return run
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunDirectory:
+        """Open the folder of a run for reading; nothing in it is changed.
+
+        Raises:
+            UsageError: there is no run in it.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise UsageError(f"there is no run directory {run.path}.")
+        if not (run.path / CELLS).is_file():
+            raise UsageError(f"{run.path} holds no run: {CELLS} is missing.")
         return run
 
     @classmethod
@@ -71,24 +97,70 @@ class RunDirectory:
         if not file.is_file():
             raise UsageError(f"{run.path} holds no run to resume: {CELLS} is missing.")
         run._prove_writable()
+        run.drop_half_line()
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the report has been written."""
+        return (self.path / RESULTS).exists()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from running cells into this folder.
+
+        The claim is a lock on `cells.jsonl` that ends with this process, however it ends.
+
+        Raises:
+            UsageError: another process has the claim.
+        """
+        with (self.path / CELLS).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is running the cells of {self.path}; wait for it, or stop it."
+                ) from error
+            except OSError as error:
+                # Some network file systems have no locks; a run is worth more than the check.
+                log.warning("run folder cannot be locked", reason=error.strerror or str(error))
+            yield
+
+    def drop_half_line(self) -> None:
+        """Remove a last line of `cells.jsonl` that was half written when the run stopped."""
+        file = self.path / CELLS
         content = file.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
+            log.warning("a half-written cell was dropped, it runs again", file=str(file))
             os.truncate(file, whole)
-        return run
 
     def append_cell(self, cell: CellResult) -> None:
-        """Add a finished cell to `cells.jsonl`; when this returns, it is on the disk."""
-        record = attrs.asdict(attrs.evolve(cell, trace=()))
-        del record["trace"]
-        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
-        with (self.path / CELLS).open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add a finished cell to `cells.jsonl`; when this returns, it is on the disk.
+
+        Raises:
+            DoesNotFitError: the disk is full.
+            UsageError: the file cannot be written for another reason. In both cases it is left
+                as it was.
+        """
+        file, data = self.path / CELLS, cell_line(cell).encode()
+        try:
+            with file.open("ab", buffering=0) as stream:
+                before = os.fstat(stream.fileno()).st_size
+                try:
+                    _write_whole(stream.fileno(), data)
+                    os.fsync(stream.fileno())
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        os.truncate(file, before)
+                    raise
+        except OSError as error:
+            raise self._unwritten(CELLS, error) from error
 
     def cells(self) -> list[CellResult]:
         """Return the cells on disk, in the order they finished.
+
+        A last line without its end is not a finished cell and is left out.
 
         Raises:
             UsageError: a line cannot be read; the message gives its number.
@@ -97,13 +169,14 @@ class RunDirectory:
         if not file.exists():
             return []
         cells = []
-        lines = file.read_text(encoding="utf-8").split("\n")
-        for number, line in enumerate(lines[:-1], start=1):
+        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
             try:
-                cells.append(_cell(json.loads(line)))
+                cells.append(read_cell(line))
             except (ValueError, TypeError, KeyError) as error:
                 raise UsageError(
-                    f"{file}, line {number}: not a finished cell ({error})."
+                    f"{file}, line {number}: not a finished cell "
+                    f"({type(error).__name__}: {error}). "
+                    "Nothing was changed; remove the line to have its cell run again."
                 ) from error
         return cells
 
@@ -116,8 +189,11 @@ class RunDirectory:
         """Write the items, both reports with their figures and, last, the results.
 
         Each file appears whole or not at all.
+
+        Raises:
+            DoesNotFitError, UsageError: as `write`.
         """
-        self.write(ITEMS, "".join(_item_lines(cells)))
+        self.write(ITEMS, "".join(item_lines(cells)))
         for figures in figure_files(sections):
             for name, figure in figures:
                 self.write(name, figure.png)
@@ -125,19 +201,39 @@ class RunDirectory:
         self.write(PAGE, render_html(summary, sections, mean_losses(cells)))
         self.write(RESULTS, render_json(summary))
 
+    def write_sections(self, sections: Sequence[ReportSection]) -> None:
+        """Keep the sections of analyses, so that the report can be written again.
+
+        Raises:
+            DoesNotFitError, UsageError: as `write`.
+        """
+        for figures in figure_files(sections):
+            for name, figure in figures:
+                self.write(name, figure.png)
+        self.write(SECTIONS, render_sections(sections))
+
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file of the run; readers see the old one or the whole new one."""
+        """Write a file of the run; readers see the old one or the whole new one.
+
+        Raises:
+            DoesNotFitError: the disk is full.
+            UsageError: the file cannot be written for another reason.
+        """
         data = content if isinstance(content, bytes) else content.encode("utf-8")
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+        temporary = ""
         try:
+            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, self.path / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+        except BaseException as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise self._unwritten(name, error) from error
             raise
 
     def _prove_writable(self) -> None:
@@ -147,47 +243,29 @@ class RunDirectory:
         except OSError as error:
             raise _not_writable(self.path, error) from error
 
+    def _unwritten(self, name: str, error: OSError) -> PktkitError:
+        """Build the error for a file that could not be written while the run goes on."""
+        reason = error.strerror or str(error)
+        advice = "Free some space" if error.errno in _FULL else "Make it writable"
+        resume = f", then `{resume_command(self.path)}`" if (self.path / LOCK).exists() else ""
+        return (DoesNotFitError if error.errno in _FULL else UsageError)(
+            f"{self.path / name} cannot be written: {reason}. Every cell that finished before is "
+            f"safe in {CELLS}. {advice}{resume}."
+        )
+
+
+def resume_command(folder: Path) -> str:
+    """Return what to type to go on with a run."""
+    return f"pktkit compare --resume {shlex.quote(str(folder))}"
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of the data; one call may write a part."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
 
 def _not_writable(folder: Path, error: OSError) -> UsageError:
     return UsageError(
         f"run folder {folder} cannot be written: {error.strerror or error}. Give another folder."
     )
-
-
-def _item_lines(cells: Iterable[CellResult]) -> Iterator[str]:
-    """Yield one line per strategy, seed, task and item; the last result of a cell counts."""
-    for cell in {cell.key: cell for cell in cells}.values():
-        for score in cell.scores:
-            record = {
-                "strategy": cell.key.strategy,
-                "seed": cell.key.seed,
-                "task": cell.key.task,
-                "point": cell.key.point,
-                "repeat": cell.key.repeat,
-                "item": score.item,
-                "score": plain(score.score),
-                "prediction": score.prediction,
-            }
-            yield json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _cell(record: dict[str, Any]) -> CellResult:
-    """Rebuild a cell from its line in `cells.jsonl`."""
-    injection = record["injection"]
-    return CellResult(
-        key=CellKey(**record["key"]),
-        scores=[_item_score(score) for score in record["scores"]],
-        injection=None if injection is None else Injection(**injection),
-        layer_map=record["layer_map"],
-        seconds=record["seconds"],
-        peak_bytes=record["peak_bytes"],
-        error=record["error"],
-        notes=record.get("notes", ()),
-        spent=None if record.get("spent") is None else Spent(**record["spent"]),
-    )
-
-
-def _item_score(record: dict[str, Any]) -> ItemScore:
-    """Rebuild a score; one that was not finite comes back as NaN, so that it is refused."""
-    score = float("nan") if record["score"] is None else float(record["score"])
-    return ItemScore(record["item"], score, record["prediction"])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.updates import SparseUpdate
 
 MODULES = tuple(HALVES)
@@ -122,10 +123,14 @@ class Hypernetwork:
     """
 
     Options = HypernetworkOptions
-    capabilities = Capabilities(any_pair=True, vocabulary_permutation_invariant=True)
+    capabilities = Capabilities(vocabulary_permutation_invariant=True)
 
     def __init__(self, options: HypernetworkOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("neuron attribution")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Train the maps; diagnostics hold steps, tokens, losses and the size of the deltas.

@@ -43,7 +43,6 @@ class Truncate:
     Options = TruncateOptions
     capabilities = Capabilities(
         target_copies=1.0,
-        any_pair=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
         self_transfer_tolerance=0.0,
@@ -51,6 +50,10 @@ class Truncate:
 
     def __init__(self, options: TruncateOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("copying parameters")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one dense update per target parameter that receives anything."""
@@ -73,7 +76,6 @@ class SliceByNorm:
     Options = SliceOptions
     capabilities = Capabilities(
         target_copies=1.0,
-        any_pair=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
         self_transfer_tolerance=0.0,
@@ -81,6 +83,10 @@ class SliceByNorm:
 
     def __init__(self, options: SliceOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("copying parameters")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one dense update per target parameter that receives anything."""

@@ -97,6 +97,7 @@ class Transplant:
 
     def check(self, prospect: Prospect) -> None:
         """Refuse blocks that compute something else, and a module or rank the target has not."""
+        prospect.require_model("copying blocks")
         source, target = prospect.pair.source.anatomy, prospect.pair.target.anatomy
         require_same_mechanism(source, target, self.options.modules)
         require_modules(target, self.options.modules)

@@ -89,6 +89,7 @@ def test_a_trail_is_written_only_where_one_is_asked_for(tmp_path, monkeypatch):
             "task": "compose",
             "seed": 2,
             "point": "",
+            "repeat": 0,
             "stage": "align",
             "seconds": 0.25,
             "summary": "semantic",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def append(path: str | Path, record: StageRecord) -> None:
-    """Add one line of JSON: strategy, task, seed, point, stage, seconds and the stage's summary.
+    """Add one line of JSON: strategy, task, seed, point, repeat, stage, seconds, summary.
 
     Cells run in several processes, each of which calls its observers, so that the line is written
     at once: a single write to a file opened for appending is not torn by another process's.
