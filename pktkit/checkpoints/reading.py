@@ -39,6 +39,10 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
+DECLARED = "tokenizer_class"
+GENERIC = "TokenizersBackend"
+"""The class of tokenizers that are nothing but their `tokenizer.json`."""
+
 _LFS = b"version https://git-lfs"
 """How the files begin that Git leaves in place of large ones it has not downloaded."""
 
@@ -182,13 +186,35 @@ def read_tokenizer(directory: Path, *, code: bool = False) -> PreTrainedTokenize
 
     with quiet():
         try:
-            return AutoTokenizer.from_pretrained(
+            found = AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=code
             )
+            return _as_declared(found, directory)
         except Exception as error:
             raise UsageError(
                 f"{directory}: cannot read the tokenizer: {short_reason(error)}"
             ) from error
+
+
+def _as_declared(found: PreTrainedTokenizerBase, directory: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that `tokenizer.json` describes, where the directory declares that.
+
+    For some architectures, `qwen2` among them, transformers takes the architecture's own class
+    whatever is declared, because older checkpoints name a wrong one. That class rebuilds a
+    tokenizer from its words and merges, and of one that is no BPE nothing is left. The class
+    `TokenizersBackend` is declared only where a tokenizer was written as it was.
+    """
+    config = directory / "tokenizer_config.json"
+    if type(found).__name__ == GENERIC or not (directory / "tokenizer.json").is_file():
+        return found
+    if not config.is_file() or json.loads(config.read_text("utf-8")).get(DECLARED) != GENERIC:
+        return found
+    from transformers import PreTrainedTokenizerFast
+
+    declared: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+        directory, local_files_only=True
+    )
+    return declared
 
 
 def _read_json(directory: Path, name: str) -> dict[str, Any]:

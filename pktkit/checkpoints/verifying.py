@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import structlog
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from pktkit.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = structlog.get_logger(__name__)
 
 PROMPT = "The 12 quick foxes\n\tcount: 3 + 4 = 7; naïve «café» → def f(x): return x**2"
 """What both models read."""
@@ -184,10 +187,19 @@ def _verify_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> No
     }
     if type(loaded) is type(tokenizer):
         # one built by hand may become its architecture's own class, which splits text its own way
-        facts["encoding of a sentence does"] = lambda t: list(t(PROMPT)["input_ids"])
+        facts["encoding of a sentence does"] = _encoding
+    elif _encoding(loaded) != _encoding(tokenizer):
+        log.warning(
+            f"AutoTokenizer takes {type(loaded).__name__} for this architecture, which splits "
+            "text differently; outside pktkit use PreTrainedTokenizerFast.from_pretrained"
+        )
     for what, told in facts.items():
         if told(tokenizer) != told(loaded):
             raise UsageError(f"saving failed: the tokenizer's {what} not read back the same.")
+
+
+def _encoding(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(PROMPT)["input_ids"])
 
 
 def _rotary(model: PreTrainedModel) -> dict[str, Any]:

@@ -13,6 +13,7 @@ COMMANDS = (
     LazyCommand(
         "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
     ),
+    LazyCommand("sweep", "pktkit.cli.sweep:sweep", "Choose a strategy's settings on dev."),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
     LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
