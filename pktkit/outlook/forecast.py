@@ -220,7 +220,9 @@ def _on_task(
     budget = _largest_budget(plan, strategy, work)
     states, kl = bool(touched and touched.states), _reads_logits(built)
     readings = reading_bytes(source, work, plan.settings, states=states, kl=kl)
-    kept = {name: size for name, size in readings.items() if name == "readings"}
+    # freed by then, but readings stay mapped and the allocator keeps the rest for the process
+    copies = _copies(built, source, target)
+    kept = {name: size for name, size in readings.items() if name == "readings"} | copies
     training = training_bytes(
         target,
         touched or Touched.whole(target),
@@ -233,9 +235,8 @@ def _on_task(
     flops += training_flops(target, touched, budget, work)
     if states or kl:
         flops += reading_flops(source, work, kl=kl)
-    phases = [begin, readings, {**kept, **training}, journal, {**scoring, **_journal(training)}]
-    phases.append(_copies(built, source, target))
-    return largest_phase(phases), flops
+    rest = {**kept, **journal, **_journal(training)}
+    return largest_phase([begin, readings, {**kept, **training}, {**scoring, **rest}]), flops
 
 
 def _file_bytes(pair: PairOutline) -> int:
@@ -252,7 +253,7 @@ def _file_bytes(pair: PairOutline) -> int:
 
 
 def _journal(training: Parts) -> Parts:
-    return {"journal": training.get("journal", 0)}
+    return {"journal": training["journal"]} if training["journal"] else {}
 
 
 def _copies(built: Mapping[Kind, Any], source: Any, target: Any) -> Parts:

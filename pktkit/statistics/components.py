@@ -121,13 +121,13 @@ def degrees_of_freedom(seed_variance: float, item_variance: float, seeds: int, i
     """Return the degrees of freedom of the mean's standard error.
 
     `(k - 1) (1 + (k - 1) x² / 10)`, at most Satterthwaite's and at most `n - 1`, with `x` the
-    items' part of the variance over the seeds': `k - 1` where only seeds matter, `n - 1` where only items
-    do. Satterthwaite (Biometrics Bulletin 2(6), 1946) has `(k - 1) (1 + x)²` for an items' part
-    that is known; but `x` is estimated from `k` seeds as well, and a lucky sample of three has a
-    small standard error *and* many degrees of freedom: 92 % coverage instead of 95 where the seeds'
-    share is 0.9. The tenth keeps the coverage of 3 and of 5 seeds within 95.0 and 96.6 % for every
-    share, and at the level of Holm's first step of three no more than 0.1 % short (integrated
-    numerically, `benchmarks/statistics_simulation.py --only freedom`).
+    items' part of the variance over the seeds': `k - 1` where only seeds matter, `n - 1` where
+    only items do. Satterthwaite (Biometrics Bulletin 2(6), 1946) has `(k - 1) (1 + x)²` for an
+    items' part that is known; but `x` is estimated from `k` seeds as well, and a lucky sample of
+    three has a small standard error *and* many degrees of freedom: 92 % coverage instead of 95
+    where the seeds' share is 0.9. The tenth keeps the coverage of 3 and of 5 seeds within 95.0 and
+    96.6 % for every share, and at the level of Holm's first step of three no more than 0.1 % short
+    (integrated numerically, `benchmarks/statistics_simulation.py --only freedom`).
     """
     if seeds < 2:
         return items - 1.0
