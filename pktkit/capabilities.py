@@ -47,6 +47,12 @@ class Capabilities:
         saving: how an aligner's maps are saved and read back.
         executes_code: an evaluator runs what a model wrote, so that it needs the user's
             permission, see `pktkit.permission`.
+        any_pair: every pair of supported models will do. A component that asks for more says so
+            in a method `check`, see `pktkit.prospect`.
+        source_copies, target_copies: how many float32 copies of a model's weights a component holds
+            beside the models, for estimates of memory.
+        reads_depths: a matcher's map depends on the two depths alone, so that it can be told of
+            models without weights.
     """
 
     affine: bool = False
@@ -61,6 +67,10 @@ class Capabilities:
     strength_option: str | None = None
     saving: Saving | None = None
     executes_code: bool = False
+    any_pair: bool = False
+    source_copies: float | None = None
+    target_copies: float | None = None
+    reads_depths: bool = False
 
     def declares(self, name: str) -> bool:
         """Whether a capability is promised; 0 is a promise where it is a number."""

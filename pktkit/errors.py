@@ -20,9 +20,17 @@ class PktkitError(Exception):
     """Base of all expected errors.
 
     `exit_code` is the status the command line ends with when the error reaches it.
+
+    Arguments:
+        needs: in a few words, what would have to be given or changed, for tables; empty where
+            nothing helps, or where the message alone says it.
     """
 
     exit_code = EXIT_STRATEGY_FAILED
+
+    def __init__(self, *args: object, needs: str = "") -> None:
+        super().__init__(*args)
+        self.needs = needs
 
 
 class UsageError(PktkitError):

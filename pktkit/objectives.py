@@ -93,6 +93,11 @@ OUTPUT_TERMS: Mapping[str, Callable[[Probe], OutputTerm]] = {
 """Output terms by the name used in recipes; `both` is cross-entropy plus KL, unweighted."""
 
 
+def reads_source(output: str) -> bool:
+    """Return whether an output term reads the source's logits."""
+    return output in ("kl", "both")
+
+
 @attrs.define(eq=False)
 class OutputObjective:
     """An objective without layer terms.

@@ -81,7 +81,8 @@ class CellResult:
         scores: one per test item.
         injection: what the injector reported; None for untouched models.
         layer_map: printable layer map.
-        seconds: wall time of match, align, inject, evaluate.
+        seconds: wall time by stage: data (drawing rows; the source's answers, where they are
+            learnt from), match, align, inject, evaluate; other is all the rest of the cell.
         peak_bytes: peak memory of the process or device while the cell ran.
         error: why it failed; empty when it did not.
         notes: sentences that a reader of its scores should know, such as how many rows were cut.

@@ -91,7 +91,7 @@ def apply_all(
         _apply_one(override, result, registry)
     for strategy in result:
         for stage in {override.stage for override in parsed if override.names(strategy)}:
-            where, cls = _options_class(strategy, stage, registry)
+            where, cls = stage_options(strategy, stage, registry)
             build_options(cls, _options(strategy, stage), where)
     return result
 
@@ -106,7 +106,7 @@ def _apply_one(override: Override, strategies: list[Strategy], registry: Registr
     for index, strategy in enumerate(strategies):
         if override.names(strategy):
             named = True
-            _, cls = _options_class(strategy, override.stage, registry)
+            _, cls = stage_options(strategy, override.stage, registry)
             known += [field.name for field in describe_options(cls) if field.name not in known]
             if override.option in {field.name for field in describe_options(cls)}:
                 strategies[index] = override.applied(strategy)
@@ -122,8 +122,8 @@ def _options(strategy: Strategy, stage: str) -> Mapping[str, Any]:
     return choice.options
 
 
-def _options_class(strategy: Strategy, stage: str, registry: Registry) -> tuple[str, type]:
-    """Return the options class behind a stage of a strategy, and how to name it in errors."""
+def stage_options(strategy: Strategy, stage: str, registry: Registry) -> tuple[str, type]:
+    """Return how to name a stage of a strategy in errors, and the options class behind it."""
     if stage == "budget":
         from pktkit.budget import Budget
 

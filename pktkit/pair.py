@@ -17,7 +17,7 @@ from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
 from pktkit.offloaded import held
 from pktkit.quantised import scales_of
-from pktkit.vocabulary import SharedVocabulary, shared_vocabulary
+from pktkit.vocabulary import SharedVocabulary, Spelling, shared_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,12 +115,13 @@ class ModelPair:
             "Choose a source with a closer tokenizer, or a strategy that needs no vocabulary map."
         )
 
-    def require_same_tokenizer(self, who: str, instead: str = "") -> None:
+    def require_same_tokenizer(self, who: str, instead: str = "", needs: str = "") -> None:
         """Refuse the pair unless both models share one tokenizer.
 
         Arguments:
             who: the method that needs it, for the message.
             instead: what to use with different tokenizers, a sentence for the message.
+            needs: the same in a few words, see `pktkit.errors.PktkitError`.
 
         Raises:
             PairIncompatibleError: the tokenizers differ.
@@ -135,8 +136,31 @@ class ModelPair:
         raise PairIncompatibleError(
             f"{who} needs source and target to share one tokenizer, but they differ: source "
             f"'{self.source.name}' has {found.source_size} tokens, target '{self.target.name}' "
-            f"has {found.target_size}, {reason}.{f' {instead}' if instead else ''}"
+            f"has {found.target_size}, {reason}.{f' {instead}' if instead else ''}",
+            needs=needs,
         )
+
+    def require_logits(self) -> None:
+        """Refuse the pair unless logits of the two models are about the same tokens.
+
+        Raises:
+            PairIncompatibleError: the tokenizers differ.
+        """
+        self.require_same_tokenizer(
+            "reading logits of the source",
+            "Use an output term without them (output=cross-entropy), or a strategy without KL.",
+            needs="injector.output=cross-entropy",
+        )
+
+    def require_states(self) -> None:
+        """Refuse a pair whose states cannot be read at the same places of a text.
+
+        Raises:
+            PairIncompatibleError: the tokenizers differ, and one is not a fast one.
+        """
+        if not self.tokenizers.same:
+            for side in (self.source, self.target):
+                Spelling.of(side.tokenizer)
 
 
 def load_model(

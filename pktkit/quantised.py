@@ -106,7 +106,13 @@ def require_plain(model: nn.Module, who: str) -> None:
         PairIncompatibleError: some weights are packed.
     """
     if is_quantised(model):
-        raise PairIncompatibleError(
-            f"{who} needs the source's weights in full precision, but they are packed in 8 or 4 "
-            "bits. Leave out --source-quant, or choose a strategy that reads states only."
-        )
+        raise packed(who)
+
+
+def packed(who: str) -> PairIncompatibleError:
+    """Word why a quantised source will not do."""
+    return PairIncompatibleError(
+        f"{who} needs the source's weights in full precision, but they are packed in 8 or 4 "
+        "bits. Leave out --source-quant, or choose a strategy that reads states only.",
+        needs="a source without --source-quant",
+    )

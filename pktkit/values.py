@@ -131,6 +131,11 @@ class LayerMap:
         parts = [f"{'+'.join(map(str, link.sources))}→{link.target}" for link in self.links]
         return f"{self.method}: {' '.join(parts)}"
 
+    @property
+    def described(self) -> str:
+        """The links with both depths, as in `depth: 1→0 3→1 5→2 (6→3 blocks)`."""
+        return f"{self} ({self.source_blocks}→{self.target_blocks} blocks)"
+
 
 StateMap = Callable[["Tensor"], "Tensor"]
 """Maps states `[tokens, D_from]` to `[tokens, D_to]`, keeping dtype and device."""

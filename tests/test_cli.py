@@ -159,7 +159,7 @@ def test_traceback_on_request(runner):
 
 def test_every_command_can_be_imported(runner):
     for command in COMMANDS:
-        if command.name in ("analyze", "inspect", "plugins", "zoo"):
+        if command.name in ("analyze", "inspect", "plan", "plugins", "zoo"):
             assert isinstance(command.load(), click.Command)
             assert runner.invoke(main, [command.name, "--help"]).exit_code == 0
 

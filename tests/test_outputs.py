@@ -158,7 +158,9 @@ def test_a_checkpoint_loads_in_plain_transformers_and_says_the_same(placed, tmp_
     target.tokenizer.add_tokens(["<mine>"])
     target.model.generation_config.max_new_tokens = 7
     saved(target, tmp_path / "out", Saving(max_shard_size="10KB"))
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    shards = list((tmp_path / "out").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert {p.stat().st_mode for p in shards} == {(tmp_path / "out" / "README.md").stat().st_mode}
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(logits(loaded), logits(target))
     assert loaded.generation_config.max_new_tokens == 7
@@ -182,6 +184,22 @@ def test_the_rank_is_found_below_the_rounding_of_the_precision(dtype):
     assert found.exact and found.rank == 4
     error = (found.b @ found.a - product).norm() / product.norm()
     assert error < 4 * torch.finfo(kind).eps
+
+
+def test_a_matrix_that_was_stored_twice_has_the_rank_of_both_changes():
+    torch.manual_seed(0)
+    before = torch.randn(90, 70)
+    middle = before - 0.1 * torch.randn(90, 4) @ torch.randn(4, 70)
+    after = middle + 0.1 * torch.randn(90, 5) @ torch.randn(5, 70)
+    found = factorise(before, after, limit=40)
+    assert found.exact and found.rank == 9
+
+
+def test_a_change_that_drowns_in_rounding_is_not_called_exact():
+    torch.manual_seed(0)
+    before = torch.randn(90, 70).bfloat16()
+    after = (before.float() + 1e-3 * torch.randn(90, 2) @ torch.randn(2, 70)).bfloat16()
+    assert not factorise(before, after, limit=20).exact
 
 
 def test_a_truncated_product_is_the_best_one(monkeypatch):

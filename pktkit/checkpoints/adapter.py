@@ -43,6 +43,17 @@ def base_of(directory: Path) -> tuple[str, str]:
     return name, revision if isinstance(revision, str) else ""
 
 
+def kind_of(directory: Path) -> str:
+    """Return the type of an adapter, as PEFT calls it, with the rank if it has one.
+
+    Raises:
+        UsageError: its configuration cannot be read.
+    """
+    settings = _read_config(directory)
+    rank = settings.get("r")
+    return f"{settings.get('peft_type', '?')}{f' of rank {rank}' if rank else ''}"
+
+
 def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """Merge an adapter into a model and return the model, with its own modules again.
 

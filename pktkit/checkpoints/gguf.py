@@ -29,7 +29,7 @@ def read_gguf(file: Path, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTok
         raise UsageError(
             f"{file}: reading GGUF needs the package gguf. Type: pip install 'pktkit[gguf]'."
         )
-    _check_magic(file)
+    check_magic(file)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     place = {"gguf_file": file.name, "local_files_only": True}
@@ -37,7 +37,7 @@ def read_gguf(file: Path, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTok
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         try:
             config = AutoConfig.from_pretrained(file.parent, **place)
-            _require_family(file, config.model_type)
+            require_family(file, config.model_type)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
             loader: Any = AutoModelForCausalLM
             model, info = loader.from_pretrained(
@@ -82,7 +82,12 @@ def _plain(model: Any) -> PreTrainedModel:
     return cast("PreTrainedModel", model.eval())
 
 
-def _check_magic(file: Path) -> None:
+def check_magic(file: Path) -> None:
+    """Refuse a file that is no GGUF file.
+
+    Raises:
+        UsageError: it is none, or cannot be read.
+    """
     try:
         with file.open("rb") as stream:
             begin = stream.read(len(MAGIC))
@@ -92,7 +97,12 @@ def _check_magic(file: Path) -> None:
         raise UsageError(f"{file}: not a GGUF file, or a damaged one: it begins with {begin!r}.")
 
 
-def _require_family(file: Path, model_type: str) -> None:
+def require_family(file: Path, model_type: str) -> None:
+    """Refuse an architecture that no family describes.
+
+    Raises:
+        PairIncompatibleError: with the file named.
+    """
     try:
         family_of(model_type)
     except PairIncompatibleError as error:

@@ -8,7 +8,12 @@ import attrs
 
 from pktkit.checkpoints import adapter as adapters
 from pktkit.checkpoints.hub import Wanted, cached, commit_of, fetch
-from pktkit.checkpoints.reading import MODEL_PATTERNS, is_complete
+from pktkit.checkpoints.reading import (
+    DESCRIPTION_PATTERNS,
+    MODEL_PATTERNS,
+    is_complete,
+    is_described,
+)
 from pktkit.checkpoints.reference import GGUF, Place, Reference, parse
 from pktkit.errors import UsageError
 
@@ -36,27 +41,28 @@ class Located:
         return self.path.suffix == GGUF and self.path.is_file()
 
 
-def locate(text: str, *, code: bool = False) -> Located:
+def locate(text: str, *, code: bool = False, weights: bool = True) -> Located:
     """Find the files of a model, downloading what is not cached.
 
     Arguments:
         text: see `pktkit.checkpoints.reference`.
         code: whether modules of a repository are downloaded as well.
+        weights: whether they are needed; without, a repository's configuration and tokenizer do.
 
     Raises:
         UsageError: no such model; the message says what was looked for.
         DoesNotFitError: the disk is full.
     """
     reference = parse(text)
-    path = _fetched(reference.base, code)
-    adapter = None if reference.adapter is None else _fetched(reference.adapter, code)
+    path = _fetched(reference.base, code, weights)
+    adapter = None if reference.adapter is None else _fetched(reference.adapter, code, weights)
     if adapters.is_adapter(path):
         if adapter is not None:
             raise UsageError(
                 f"'{reference.base.text}' is an adapter itself; BASE+ADAPTER takes a model and one "
                 "adapter."
             )
-        adapter, path = path, _fetched(_base(path), code)
+        adapter, path = path, _fetched(_base(path), code, weights)
     elif adapter is not None and not adapters.is_adapter(adapter):
         raise UsageError(
             f"'{text}': what stands after '+' must be an adapter, but {adapter} has no "
@@ -82,8 +88,11 @@ def local_files(text: str) -> Located | None:
     return None if path is None else Located(reference.name, path)
 
 
-def _fetched(place: Place, code: bool) -> Path:
+def _fetched(place: Place, code: bool, weights: bool) -> Path:
     """Return the directory or GGUF file of one place."""
+    if place.path is None and not place.file and not weights:
+        patterns = [*DESCRIPTION_PATTERNS, *(["*.py"] if code else [])]
+        return fetch(place, Wanted(patterns, is_described))
     if place.path is None and place.file:
         return fetch(place, Wanted([place.file], lambda f: (f / place.file).is_file())) / place.file
     if place.path is None:

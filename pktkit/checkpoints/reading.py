@@ -28,6 +28,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MODEL_PATTERNS = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
 """The files of a repository that loading needs, and the card, which names the licence."""
+DESCRIPTION_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md")
+"""Those that tell what a model is, without weights."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -77,6 +79,21 @@ def check_directory(directory: Path, *, code: bool = False) -> None:
         UsageError: no model directory, or a half-written one.
         PairIncompatibleError: the architecture is not supported.
     """
+    check_config(directory, code=code)
+    for shard in _shards(directory):
+        _check_shard(directory, shard)
+    if not has_tokenizer(directory):
+        raise UsageError(
+            f"{directory}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
+            "Save the tokenizer beside the model."
+        )
+
+
+def check_config(directory: Path, *, code: bool = False) -> None:
+    """Check that a directory holds the configuration of a supported architecture.
+
+    Arguments and errors as in `check_directory`.
+    """
     config = _read_json(directory, "config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -87,13 +104,6 @@ def check_directory(directory: Path, *, code: bool = False) -> None:
         own = " It comes with code of its own, which is run only with --trust-remote-code."
         hint = own if "auto_map" in config and not code else ""
         raise PairIncompatibleError(f"{directory}: {error}{hint}") from error
-    for shard in _shards(directory):
-        _check_shard(directory, shard)
-    if not has_tokenizer(directory):
-        raise UsageError(
-            f"{directory}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
-            "Save the tokenizer beside the model."
-        )
 
 
 def is_complete(directory: Path) -> bool:
@@ -106,6 +116,16 @@ def is_complete(directory: Path) -> bool:
         return all((directory / shard).is_file() for shard in _shards(directory))
     except UsageError:
         return has_pickle(directory) != ""
+
+
+def is_described(directory: Path) -> bool:
+    """Return whether a directory says what its model is: configuration and tokenizer.
+
+    Of an adapter, its own configuration does.
+    """
+    if (directory / "adapter_config.json").is_file():
+        return True
+    return (directory / "config.json").is_file() and has_tokenizer(directory)
 
 
 def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
+from pktkit.checkpoints.outline import empty_model
 from pktkit.families import Anatomy
 from pktkit.processes import launched
 
@@ -36,16 +35,10 @@ def spread_map(directory: Path, dtype: str) -> dict[str, Place]:
         directory: a checked checkpoint.
         dtype: what its weights are loaded in.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    wanted: Any = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
-    with init_empty_weights():
-        loader: Any = AutoModelForCausalLM
-        model = loader.from_config(config, dtype=wanted or torch.float32)
-    model.tie_weights()
-    return placed(Anatomy.of(model), memory())
+    return placed(Anatomy.of(empty_model(config, dtype)), memory())
 
 
 def memory() -> dict[Place, int]:

@@ -69,6 +69,7 @@ def appearing(directory: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        _open_as_usual(partial)
         os.replace(partial, directory)
     except (OSError, ValueError, SafetensorError) as error:
         raise _refusal(directory, error) from error
@@ -124,6 +125,13 @@ def write_model(
             (partial / name).write_text(text, encoding="utf-8")
         verify_saved(model, partial)
         return verify_loads(model, tokenizer, partial)
+
+
+def _open_as_usual(directory: Path) -> None:
+    """Let those read the files who may read the directory; safetensors lets only the owner."""
+    mode = directory.stat().st_mode & 0o666
+    for file in directory.iterdir():
+        file.chmod(mode)
 
 
 def _refusal(directory: Path, error: Exception) -> PktkitError:

@@ -13,10 +13,12 @@ COMMANDS = (
     LazyCommand(
         "reproduce", "pktkit.cli.reproduce:reproduce", "Repeat a run and compare the numbers."
     ),
+    LazyCommand("sweep", "pktkit.cli.sweep:sweep", "Choose a strategy's settings on dev."),
     LazyCommand("transfer", "pktkit.cli.transfer:transfer", "Run one strategy and save the model."),
     LazyCommand("apply", "pktkit.cli.apply:apply", "Restore a model from a delta and its base."),
     LazyCommand("analyze", "pktkit.cli.analyze:analyze", "Draw what there is to see in a pair."),
-    LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show what a pair of models consists of."),
+    LazyCommand("inspect", "pktkit.cli.inspect:inspect", "Show two models and what suits them."),
+    LazyCommand("plan", "pktkit.cli.plan:plan", "Show what a comparison would take."),
     LazyCommand("states", "pktkit.cli.states:states", "Read a source once for other runs."),
     LazyCommand("cache", "pktkit.cli.cache:cache", "Show or clear readings kept between runs."),
     LazyCommand("plugins", "pktkit.cli.plugins:plugins", "Show plugins and what they provide."),

@@ -141,15 +141,17 @@ class CellRunner:
             if progress is not None:
                 progress(key, step, steps, loss)
 
+        start = time.perf_counter()
         try:
             with journal:
                 with self._failing_together(f"{key}"), self._meter() as meter:
                     data = self._data(key, budget, report)
+                    reading = time.perf_counter() - start
                     done = self._transfer(key, strategy, data, journal)
                 # A journal of its own: what the injector wrote must not change any more.
                 stages = Stages(key, self.registry, Journal(self.pair.target))
                 scores = self._evaluate(self.pair.target, stages)
-                seconds = {**done.seconds, **stages.seconds}
+                seconds = {"data": reading, **done.seconds, **stages.seconds}
         finally:
             journal.rollback()
             self._require_pristine(journal)
@@ -157,7 +159,7 @@ class CellRunner:
             key,
             scores=scores,
             injection=done.injection,
-            layer_map="" if done.layer_map is None else str(done.layer_map),
+            layer_map="" if done.layer_map is None else done.layer_map.described,
             seconds=seconds,
             spent=Spent(len(data.rows), meter.flops(SOURCE), meter.flops(TARGET)),
         )

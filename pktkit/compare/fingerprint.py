@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.compare.plan import scored
+from pktkit.compare.plan import scored, visible
 from pktkit.components import Choice
 from pktkit.errors import UsageError
 from pktkit.transfer import budget_for
@@ -100,7 +100,7 @@ class TaskPrint:
 
     @classmethod
     def of(cls, task: Task, plan: Plan) -> TaskPrint:
-        """Hash all items of a task.
+        """Hash all items of a task that its run may see.
 
         Arguments:
             task: with all its items.
@@ -112,7 +112,7 @@ class TaskPrint:
         return cls(
             splits={
                 name: SplitPrint(len(items), items_hash(items))
-                for name, items in task.splits.items()
+                for name, items in visible(task, plan.split).splits.items()
             },
             evaluator=_placeless(task.evaluator),
             template=task.template,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pktkit.tasks.base import Task
 
 
+_HIDDEN = "a run on dev does not see them. Score on test with --split test."
+
+
 @attrs.frozen
 class PairSpec:
     """Which models, where and how precise.
@@ -204,8 +207,20 @@ def templated(task: Task, template: str) -> Task:
     return attrs.evolve(task, template=template) if template else task
 
 
+def visible(task: Task, split: str) -> Task:
+    """Return a task without what a run scored on a split must not see: test, on dev.
+
+    Settings are chosen on dev. What chooses them cannot look at test, since it is not there.
+    """
+    if split != "dev":
+        return task
+    kept = {name: task.splits[name] for name in task.splits if name != "test"}
+    return attrs.evolve(task, splits=kept, absent={**task.absent, "test": _HIDDEN})
+
+
 def scored(task: Task, plan: Plan) -> Task:
     """Return a task as the plan scores it: with its template, and only as many items."""
+    task = visible(task, plan.split)
     items = task.items(plan.split)[: plan.item_limit]
     task = templated(task, plan.template)
     return attrs.evolve(task, splits={**task.splits, plan.split: items})

@@ -17,7 +17,6 @@ from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
 from pktkit.processes import ALONE, Processes
-from pktkit.report.curves import curve_sections
 from pktkit.report.kept_sections import SECTIONS, read_sections
 from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
@@ -210,7 +209,7 @@ def report(
     """
     summary = summary_of(lock, results)
     contributions = contributed(summary, registry, directory)
-    sections = [*curve_sections(summary), *sections, *contributions]
+    sections = [*sections, *contributions]
     directory.finish(summary, results, sections)
     return summary
 

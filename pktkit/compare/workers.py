@@ -61,7 +61,7 @@ def run_cells(
     if jobs == 0 or processes.several:
         from pktkit.compare.cells import CellRunner
 
-        with _torch_threads(None if processes.several else threads):
+        with torch_threads(None if processes.several else threads):
             runner = CellRunner(plan, cache=cache, processes=processes)
             for key in processes.from_main(list(cells)):
                 yield runner.run(key, progress)
@@ -112,7 +112,7 @@ def available_cores() -> int:
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
+def torch_threads(threads: int | None) -> Iterator[None]:
     """Let torch use so many threads for a while; None leaves it as it is."""
     import torch
 

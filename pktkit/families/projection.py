@@ -44,6 +44,12 @@ class Projection:
         """Whether the parameter holds other projections as well."""
         return self.rows is not None
 
+    def shape(self, model: nn.Module) -> tuple[int, int]:
+        """Return `(out, in)` without reading a value."""
+        stored = model.get_parameter(self.parameter).shape
+        rows, columns = (stored[1], stored[0]) if self.transposed else (stored[0], stored[1])
+        return len(torch.arange(rows)[self._rows]), int(columns)
+
     def read(self, model: nn.Module) -> Tensor:
         """Return a copy of the projection, `[out, in]`, in the model's dtype and device."""
         stored = _parameter(model, self.parameter)

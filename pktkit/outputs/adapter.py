@@ -155,9 +155,9 @@ def _full_rank(name: str, found: Factors, limit: int, parameter: Tensor) -> str:
     rounded = " Rounding to 16 bits alone can do that; --dtype float32 avoids it." if half else ""
     return (
         f"the change of '{name}' {tuple(parameter.shape)} is not of low rank: with rank {limit}, "
-        f"where an adapter is as large as the change itself, {error:.1%} of it (Frobenius) would "
-        f"be lost.{rounded} Type --rank N for an adapter that cuts it off at rank N and says what "
-        f"is lost. {INSTEAD}"
+        f"where an adapter is as large as the change itself, {100 * error:.2g} % of it (Frobenius) "
+        f"would be lost.{rounded} Type --rank N for an adapter that cuts it off at rank N and says "
+        f"what is lost. {INSTEAD}"
     )
 
 

@@ -55,7 +55,7 @@ def _summary(record: Record) -> str:
     }[record["saved"]["kind"]]
     return (
         f"The language model {_model(record, 'target')} with knowledge moved into it from "
-        f"{_model(record, 'source')}, by [pktkit](https://pypi.org/project/pktkit/) "
+        f"{_model(record, 'source')}, by pktkit "
         f"{record['software']['pktkit']} with the strategy {_code(record['strategy']['name'])} on "
         f"the task {_code(record['task'])}. This directory holds {what}."
     )
@@ -97,7 +97,8 @@ def _recipe(record: Record) -> str:
     )
     command = (
         f"pktkit transfer --strategy recipe.yaml --source {source} --target {target} "
-        f"--task {record['task']} --seed {record['seed']} --out NEW_DIRECTORY"
+        f"--task {record['task']} --seed {record['seed']} "
+        f"--dtype {record['models']['target']['dtype']} --out NEW_DIRECTORY"
     )
     return (
         "In `recipe.yaml` beside this file, every figure of the budget written out:\n\n"

@@ -48,9 +48,10 @@ class Factors:
 def factorise(before: Tensor, after: Tensor, *, limit: int) -> Factors:
     """Write `after - before` as a product of least rank, at most `limit`.
 
-    Storing `after` in its precision has moved every entry by up to half a unit in the last place,
-    which makes any change full rank. The product is therefore called exact, and needs no more
-    rank, once what it leaves out is not larger than that rounding, and a small part of the change.
+    Storing a matrix in its precision moves every entry by up to half a unit in the last place, and
+    some methods store it twice, which makes any change full rank. The product is therefore called
+    exact, and needs no more rank, once what it leaves out is not larger than that rounding, and a
+    small part of the change.
 
     Arguments:
         before, after: `[out, in]`, in the dtype that the model is stored in.
@@ -82,7 +83,7 @@ def factorise(before: Tensor, after: Tensor, *, limit: int) -> Factors:
 
 
 def rounding(old: Tensor, new: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how far rounding may have moved each entry: half a unit in the last place.
+    """Return how far rounding twice may have moved each entry: a unit in the last place.
 
     Arguments:
         old, new: fp64, values of a matrix in `dtype`.
@@ -92,8 +93,8 @@ def rounding(old: Tensor, new: Tensor, dtype: torch.dtype) -> Tensor:
     typical = (new - old).square().mean().sqrt()
     largest = torch.maximum(torch.maximum(old.abs(), new.abs()), typical)
     _, exponent = torch.frexp(largest)
-    half_unit = torch.full_like(largest, torch.finfo(dtype).eps / 4)
-    return torch.ldexp(half_unit, exponent)
+    unit = torch.full_like(largest, torch.finfo(dtype).eps / 2)
+    return torch.ldexp(unit, exponent)
 
 
 def _decomposed(change: Tensor, most: int, allowed: float) -> tuple[Tensor, Tensor, Tensor]:

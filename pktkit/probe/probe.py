@@ -147,10 +147,7 @@ class Probe:
             PairIncompatibleError: source logits are asked for and the tokenizers differ.
         """
         if origin is Origin.SOURCE:
-            self.pair.require_same_tokenizer(
-                "reading logits of the source",
-                "Use an output term without them (output=cross-entropy), or a strategy without KL.",
-            )
+            self.pair.require_logits()
         encoded = self.encoded(split)
         stored = None
         if isinstance(self._model(origin), WrittenSource) or self._logits_fit(split, origin):

@@ -43,25 +43,26 @@ def write_analyses(directory: Path, outcomes: Sequence[Outcome], context: Analys
 
 def _files(outcomes: Sequence[Outcome], context: AnalysisContext) -> dict[str, bytes]:
     from pktkit import __version__
-    from pktkit.report.html import facts_html, page, section_html
+    from pktkit.report.page import document, facts, section_block
 
     pair, task = context.pair, context.probe.task.name
     models = [f"{x.name}: {x.anatomy.n_blocks} blocks × {x.anatomy.width}" for x in _models(pair)]
     seed, split = f"seed {context.seed}", f"split {context.split}"
     files: dict[str, bytes] = {}
-    sections = [facts_html([*models, split, seed, f"pktkit {__version__}"])]
+    lead = facts([*models, split, seed, f"pktkit {__version__}"])
+    blocks = []
     for outcome in outcomes:
         name, result = outcome.choice.name, outcome.result
         if result is None:
-            sections.append(section_html(_failed(outcome)))
+            blocks.append(section_block(_failed(outcome)))
             continue
         pictures = _pictures(name, result)
         files |= pictures
-        document = _document(outcome.choice, result, list(pictures), context)
-        files[f"{name}.json"] = f"{document}\n".encode()
-        sections.append(section_html(result.section()))
+        data = _data(outcome.choice, result, list(pictures), context)
+        files[f"{name}.json"] = f"{data}\n".encode()
+        blocks.append(section_block(result.section()))
     title = f"Analysis of {pair.source.name} → {pair.target.name} on {task}"
-    return files | {PAGE: page(title, sections).encode()}
+    return files | {PAGE: document(title, blocks, lead).encode()}
 
 
 def _models(pair: ModelPair) -> tuple[LoadedModel, LoadedModel]:
@@ -81,7 +82,7 @@ def _pictures(name: str, result: AnalysisResult) -> dict[str, bytes]:
     return {f"{name}-{figure.name}.png": figure.png for figure in result.figures}
 
 
-def _document(
+def _data(
     choice: Choice, result: AnalysisResult, pictures: Sequence[str], context: AnalysisContext
 ) -> str:
     from pktkit.report.jsonfile import plain

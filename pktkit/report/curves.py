@@ -98,7 +98,7 @@ def grouped(found: Sequence[Curve]) -> list[list[Curve]]:
 
 def title(curve: Curve) -> str:
     """Return the heading of a curve's group."""
-    return f"Score against {_axis(curve.axis)} · {curve.task}"
+    return f"Score against {axis_title(curve.axis)} · {curve.task}"
 
 
 def headings(group: Sequence[Curve]) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def headings(group: Sequence[Curve]) -> tuple[str, ...]:
 
 def body(group: Sequence[Curve]) -> list[tuple[str, ...]]:
     """Return a line per strategy: its score with interval at every point."""
-    return [(curve.strategy, *(_score(point) for point in curve.points)) for curve in group]
+    return [(curve.strategy, *(score(point) for point in curve.points)) for curve in group]
 
 
 def note(curve: Curve) -> str:
@@ -146,19 +146,19 @@ def curve_figure(group: Sequence[Curve]) -> Figure:
     png = lines(
         panels,
         label="score %",
-        across=_axis(first.axis),
+        across=axis_title(first.axis),
         zero=False,
         room=0.2 * len(group) / 2,
     )
     ends = "; ".join(
-        f"{curve.strategy} {_score(curve.points[0])} to {_score(curve.points[-1])}"
-        for curve in group
+        f"{curve.strategy} {score(curve.points[0])} to {score(curve.points[-1])}" for curve in group
     )
+    what = f"score against {axis_title(first.axis)} on {first.task}"
     return Figure(
         f"curve-{first.axis}",
         png,
-        f"Score against {_axis(first.axis)} on {first.task}; bands: {first.level:g} % interval.",
-        f"Curves of score against {_axis(first.axis)} on {first.task}. {ends}.",
+        f"S{what[1:]}; bands: {first.level:g} % interval.",
+        f"Curves of {what}. {ends}.",
     )
 
 
@@ -202,7 +202,8 @@ def _point(budget: int, row: Row) -> CurvePoint:
     return CurvePoint(budget, row.mean, row.interval, row.n_seeds)
 
 
-def _score(point: CurvePoint) -> str:
+def score(point: CurvePoint) -> str:
+    """Write a point's score with its interval."""
     if point.mean is None or point.interval is None:
         return "failed" if point.mean is None else f"{point.mean:.1f}"
     return f"{point.mean:.1f} [{point.interval.low:.1f}, {point.interval.high:.1f}]"
@@ -212,7 +213,8 @@ def _value(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _axis(name: str) -> str:
+def axis_title(name: str) -> str:
+    """Return what a budget is called along an axis."""
     return {"rows": "training rows", "steps": "optimiser steps"}[name]
 
 

@@ -20,6 +20,7 @@ import structlog
 
 from pktkit.errors import DoesNotFitError, PktkitError, UsageError
 from pktkit.outcomes import CellResult, ReportSection
+from pktkit.report.curves import curve_sections
 from pktkit.report.figures import figure_files
 from pktkit.report.html import render_html
 from pktkit.report.jsonfile import render_json
@@ -194,10 +195,11 @@ class RunDirectory:
             DoesNotFitError, UsageError: as `write`.
         """
         self.write(ITEMS, "".join(item_lines(cells)))
-        for figures in figure_files(sections):
+        pictured = [*curve_sections(summary), *sections]  # the page draws its own curves
+        for figures in figure_files(pictured):
             for name, figure in figures:
                 self.write(name, figure.png)
-        self.write(REPORT, render_markdown(summary, sections))
+        self.write(REPORT, render_markdown(summary, pictured))
         self.write(PAGE, render_html(summary, sections, mean_losses(cells)))
         self.write(RESULTS, render_json(summary))
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from pktkit.errors import unknown_name
 
-SCHEMAS = ("cell", "item", "lock", "reproduction", "results")
-"""Lines of `cells.jsonl` and `items.jsonl`; `run.lock`, `reproduction.json`, `results.json`."""
+SCHEMAS = ("cell", "item", "lock", "reproduction", "results", "sweep")
+"""Lines of `cells.jsonl` and `items.jsonl`; `run.lock`, `reproduction.json`, `results.json`,
+`sweep.json`."""
 
 
 def schema(name: str) -> dict[str, Any]:

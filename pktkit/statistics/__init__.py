@@ -8,7 +8,8 @@ One module per concept: `differences` (what is compared), `components` (which pa
 is the seeds' and which the items'), `evidence` (interval, p-value and detectable effect from one
 two-level bootstrap), `exact` (the second opinion: sign-flip and McNemar), `ratio` (share of the
 source-target distance closed), `multiplicity` (Holm), `repeats` (noise of runs that should be the
-same). What is computed and why, with simulations: docs/statistics.md.
+same), `selection` (what the best of many is worth). What is computed and why, with simulations:
+docs/statistics.md, docs/sweeps.md.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pktkit.statistics.exact import ExactTest, exact_test
 from pktkit.statistics.multiplicity import draws_needed, holm, smallest_adjusted_p
 from pktkit.statistics.ratio import ShareClosed, share_closed
 from pktkit.statistics.repeats import RepeatNoise, repeat_noise
+from pktkit.statistics.selection import corrected_gain
 
 __all__ = [
     "DEFAULT_DRAWS",
@@ -45,6 +47,7 @@ __all__ = [
     "ShareClosed",
     "VarianceParts",
     "as_difference",
+    "corrected_gain",
     "draws_needed",
     "exact_test",
     "gained",

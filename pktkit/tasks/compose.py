@@ -42,14 +42,7 @@ def value(tree: Tree) -> int:
 
 def canonical(prompt: str) -> str:
     """Return the expression with the operands of every operation in a fixed order."""
-
-    def write(tree: Tree) -> str:
-        if isinstance(tree, int):
-            return str(tree)
-        operation, *operands = tree
-        return f"({operation} {' '.join(sorted(map(write, operands)))})"
-
-    return write(parse(prompt))
+    return _ordered(parse(prompt))
 
 
 def examples() -> Iterator[Example]:
@@ -104,4 +97,13 @@ def task() -> Task:
 
 
 def _example(prompt: str) -> Example:
-    return Example(canonical(prompt), prompt, str(value(parse(prompt))))
+    tree = parse(prompt)
+    return Example(_ordered(tree), prompt, str(value(tree)))
+
+
+def _ordered(tree: Tree) -> str:
+    if isinstance(tree, int):
+        return str(tree)
+    operation, left, right = tree
+    first, second = sorted((_ordered(left), _ordered(right)))
+    return f"({operation} {first} {second})"

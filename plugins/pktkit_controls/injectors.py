@@ -12,14 +12,16 @@ from pktkit.adapters import LoraShape
 from pktkit.capacity import TRAINED, trainable
 from pktkit.errors import unknown_name
 from pktkit.families import PROJECTIONS
-from pktkit.objectives import OUTPUT_TERMS, OutputObjective
+from pktkit.objectives import OUTPUT_TERMS, OutputObjective, reads_source
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.training import train
 from pktkit.values import Alignment, Injection
 
 if TYPE_CHECKING:
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
     from pktkit.training import TransferData
 
 MODULES = (*PROJECTIONS, "embed", "head")
@@ -52,6 +54,23 @@ class FineTuneInjector:
     def __init__(self, options: FineTuneOptions) -> None:
         self.options = options
 
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        if reads_source(self.options.output):
+            prospect.pair.require_logits()
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        shape = self._shape
+        return Touched.whole(target) if shape is None else Touched.adapter(target, shape)
+
+    @property
+    def _shape(self) -> LoraShape | None:
+        options = self.options
+        if options.train == "full":
+            return None
+        return LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
+
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
     ) -> Injection:
@@ -63,10 +82,7 @@ class FineTuneInjector:
         """
         options = self.options
         objective = OutputObjective(OUTPUT_TERMS[options.output](data.probe))
-        shape = None
-        if options.train == "lora":
-            shape = LoraShape(rank=options.rank, alpha=options.alpha, kinds=options.modules)
-        with trainable(target, journal, seed=data.seed, shape=shape) as opened:
+        with trainable(target, journal, seed=data.seed, shape=self._shape) as opened:
             log = train(target, opened.parameters, data, objective, model=opened.model)
             count = opened.count
         return Injection(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.updates import SparseUpdate
 
 MODULES = tuple(HALVES)
@@ -126,6 +127,10 @@ class Hypernetwork:
 
     def __init__(self, options: HypernetworkOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("neuron attribution")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Train the maps; diagnostics hold steps, tokens, losses and the size of the deltas.

@@ -16,8 +16,10 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, StrategyError, UsageError, unknown_name
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 
 if TYPE_CHECKING:
@@ -65,9 +67,14 @@ class AddOnce:
     """
 
     Options = AddOnceOptions
+    capabilities = Capabilities(any_pair=True)
 
     def __init__(self, options: AddOnceOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pktkit.encoding import EncodedItem
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 @attrs.frozen
@@ -57,6 +58,10 @@ class NeuronAttributionMatcher:
 
     def __init__(self, options: NeuronAttributionOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("neuron attribution")
 
     def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
         """Return one link per kept source block.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
+    from pktkit.touched import Touched
     from pktkit.training import TransferData
 
 
@@ -50,6 +52,14 @@ class OneBlockInjector:
 
     def __init__(self, options: OneBlockOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target, 1)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -91,6 +101,14 @@ class AllBlocksInjector:
 
     def __init__(self, options: AllBlocksOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -152,6 +170,14 @@ class FrontierInjector:
 
     def __init__(self, options: FrontierOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse different tokenizers where the source's logits are read."""
+        self.options.require_logits(prospect.pair)
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what training moves."""
+        return self.options.touches(target, len(self.options.blocks) or target.anatomy.n_blocks)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
@@ -10,11 +10,15 @@ from attrs import validators
 from pktkit.adapters import LoraShape
 from pktkit.capacity import TRAINED
 from pktkit.errors import StrategyError, UsageError
-from pktkit.objectives import OUTPUT_TERMS
+from pktkit.objectives import OUTPUT_TERMS, reads_source
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Space, TargetStates
 from pktkit_latent.schedules import SHAPES, LayerSchedule
 from pktkit_latent.terms import LAYER_TERMS
+
+if TYPE_CHECKING:
+    from pktkit.pair import LoadedModel, ModelPair
 
 PUBLISHED_KINDS = ("up", "down", "v", "o")
 """Projections that carry LoRA in the published experiments."""
@@ -90,6 +94,22 @@ class SteeringOptions:
         if self.train == "full":
             return None
         return LoraShape(rank=self.rank, alpha=self.alpha, kinds=self.modules)
+
+    def touches(self, target: LoadedModel, blocks: int | None = None) -> Touched:
+        """Return what training moves: `blocks` of the target's blocks; None for the whole."""
+        if self.lora is not None:
+            return Touched.adapter(target, self.lora, blocks=blocks, states=True)
+        return Touched.whole(target, blocks=blocks, states=True)
+
+    def require_logits(self, pair: ModelPair) -> None:
+        """Refuse different tokenizers where the source's logits are read.
+
+        Raises:
+            PairIncompatibleError: a term, or the weight of positions, needs them.
+        """
+        weighted = self.token_weight == "source-confidence" and self.layer_weight > 0
+        if reads_source(self.output) or weighted:
+            pair.require_logits()
 
     def chosen(self, states: TargetStates) -> TargetStates:
         """Return the states of the blocks to steer.

@@ -24,6 +24,7 @@ from pktkit_naive.draft import Draft
 
 if TYPE_CHECKING:
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 @attrs.frozen
@@ -41,6 +42,7 @@ class Truncate:
 
     Options = TruncateOptions
     capabilities = Capabilities(
+        target_copies=1.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
         self_transfer_tolerance=0.0,
@@ -48,6 +50,10 @@ class Truncate:
 
     def __init__(self, options: TruncateOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("copying parameters")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one dense update per target parameter that receives anything."""
@@ -69,6 +75,7 @@ class SliceByNorm:
 
     Options = SliceOptions
     capabilities = Capabilities(
+        target_copies=1.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
         self_transfer_tolerance=0.0,
@@ -76,6 +83,10 @@ class SliceByNorm:
 
     def __init__(self, options: SliceOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source without weights."""
+        prospect.require_model("copying parameters")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one dense update per target parameter that receives anything."""
@@ -101,6 +112,8 @@ class TaskVector:
 
     Options = TaskVectorOptions
     capabilities = Capabilities(
+        target_copies=3.0,
+        source_copies=1.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
     )
@@ -115,12 +128,7 @@ class TaskVector:
             UsageError: no base is named, or there is no such model.
             PairIncompatibleError: the base has other parameters than the source.
         """
-        if not self.options.base:
-            raise UsageError(
-                "the task vector is the source minus the model it was trained from, and no such "
-                "model is named. Set it: --set aligner.base=DIRECTORY_OR_HUB_ID."
-            )
-        base = load_base(self.options.base, pair.source)
+        base = load_base(self._base(), pair.source)
         slicer = LeadingSlicer(pair.source.anatomy, pair.target.anatomy)
         trained = drafted(pair, layer_map, slicer)
         before = drafted(ModelPair(base, pair.target), layer_map, slicer)
@@ -136,6 +144,20 @@ class TaskVector:
             layer_map,
             dense=updates,
             diagnostics={"base": self.options.base, "moved_entries": moved},
+        )
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source whose weights are not at hand, and a missing base."""
+        self._base()
+        prospect.require_weights("a task vector")
+
+    def _base(self) -> str:
+        if self.options.base:
+            return self.options.base
+        raise UsageError(
+            "the task vector is the source minus the model it was trained from, and no such "
+            "model is named. Set it: --set aligner.base=DIRECTORY_OR_HUB_ID.",
+            needs="aligner.base=MODEL",
         )
 
 

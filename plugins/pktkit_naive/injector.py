@@ -10,6 +10,7 @@ from attrs import validators
 from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ class Overwrite:
     """Writes an alignment's dense updates over the target's parameters."""
 
     Options = OverwriteOptions
-    capabilities = Capabilities(strength_option="strength")
+    capabilities = Capabilities(any_pair=True, strength_option="strength")
 
     def __init__(self, options: OverwriteOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal
@@ -71,10 +76,14 @@ class Interpolate:
     """
 
     Options = InterpolateOptions
-    capabilities = Capabilities(strength_option="alpha")
+    capabilities = Capabilities(any_pair=True, strength_option="alpha")
 
     def __init__(self, options: InterpolateOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.values import LayerMap
     from pktkit_seeking.matrices import Matrix
 
@@ -92,12 +93,21 @@ class SensitiveSubmatrix:
 
     Options = SubmatrixOptions
     capabilities = Capabilities(
+        source_copies=2.0,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
     )
 
     def __init__(self, options: SubmatrixOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a rank or module that the target has not, and a source without weights."""
+        prospect.require_weights("sensitivity of the source's weights")
+        anatomy = prospect.pair.target.anatomy
+        modules = chosen_modules(self.options.modules, pair_obstacles(prospect.pair))
+        shapes = target_shapes(anatomy, range(anatomy.n_blocks), modules)
+        require_rank(self.options.rank, shapes)
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one low-rank update per matrix; diagnostics list what was cut.

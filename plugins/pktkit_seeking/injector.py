@@ -15,10 +15,12 @@ import torch
 from attrs import validators
 
 from pktkit.adapters import Adapter, LoraShape, added_weight, base_weight, lora
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.families import PROJECTIONS
 from pktkit.objectives import CrossEntropy
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.training import train
 from pktkit.values import Injection
 
@@ -91,9 +93,18 @@ class LoraStart:
     """
 
     Options = LoraStartOptions
+    capabilities = Capabilities(any_pair=True)
 
     def __init__(self, options: LoraStartOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: Any) -> Touched:
+        """Return what training moves: an adapter of the aligner's rank on its modules."""
+        rank = getattr(getattr(aligner, "options", None), "rank", None)
+        if rank is None:
+            return Touched.whole(target)
+        kinds = tuple(name for name in aligner.options.modules if name not in ("embed", "head"))
+        return Touched.adapter(target, LoraShape(rank=rank, kinds=kinds))
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pktkit.families import Anatomy
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 def block_scores(anatomy: Anatomy, sensitivities: Mapping[str, Tensor]) -> tuple[float, ...]:
@@ -72,6 +73,7 @@ class SensitivityMatcher:
 
     Options = SensitivityOptions
     capabilities = Capabilities(
+        source_copies=2.0,
         monotone=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,
@@ -80,6 +82,10 @@ class SensitivityMatcher:
 
     def __init__(self, options: SensitivityOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a source whose weights are not at hand."""
+        prospect.require_weights("sensitivity of the source's weights")
 
     def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
         """Return one link per kept source block.

@@ -118,7 +118,8 @@ def require_rank(rank: int, shapes: Mapping[tuple[int, str], Shape]) -> None:
         raise UsageError(
             f"rank {rank} is above the smaller side of the target's {where}, {out}×{into}. "
             f"Set aligner.rank to {min(out, into)} or less, or leave '{name}' out of "
-            "aligner.modules."
+            "aligner.modules.",
+            needs=f"aligner.rank={min(out, into)} or less",
         )
 
 

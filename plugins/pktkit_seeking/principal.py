@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.values import LayerMap
 
 
@@ -76,6 +77,13 @@ class PrincipalDirections:
 
     def __init__(self, options: PrincipalOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a rank or module that the target has not."""
+        target = prospect.pair.target
+        modules = chosen_modules(self.options.modules, target_obstacles(target))
+        shapes = target_shapes(target.anatomy, range(target.anatomy.n_blocks), modules)
+        require_rank(self.options.rank, shapes)
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return one low-rank update per matrix of the target.

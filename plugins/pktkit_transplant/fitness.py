@@ -30,7 +30,8 @@ def require_same_mechanism(source: Anatomy, target: Anatomy, modules: Iterable[s
             )
             raise PairIncompatibleError(
                 f"{what}, so that {', '.join(affected)} of family '{source.family}' have no "
-                f"counterpart by a change of basis in family '{target.family}'. {advice}"
+                f"counterpart by a change of basis in family '{target.family}'. {advice}",
+                needs=f"injector.modules={','.join(rest)}" if rest else "",
             )
 
 
@@ -83,7 +84,7 @@ def require_rank(target: Anatomy, modules: Iterable[str], rank: int | None) -> N
         UsageError: gives the rank, the matrix and the largest rank that fits all modules.
     """
     shapes = {
-        name: tuple(projection.read(target.model).shape)
+        name: projection.shape(target.model)
         for name, projection in target.projections(0).items()
         if name in set(modules)
     }
@@ -95,5 +96,6 @@ def require_rank(target: Anatomy, modules: Iterable[str], rank: int | None) -> N
         raise UsageError(
             f"rank {rank} is above what the {rows} × {columns} matrix of '{name}' can have, "
             f"{min(shapes[name])}. Set --set injector.rank={min(shapes[name])} or less, or "
-            "--set injector.rank=null to keep updates whole."
+            "--set injector.rank=null to keep updates whole.",
+            needs=f"injector.rank={min(shapes[name])} or less",
         )

@@ -11,6 +11,7 @@ from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.families import PROJECTIONS
 from pktkit.options import option
+from pktkit.touched import Touched
 from pktkit.values import Injection
 from pktkit_transplant.bases import changes
 from pktkit_transplant.blocks import Deltas, transplanted
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pktkit.journal import Journal
     from pktkit.pair import LoadedModel
+    from pktkit.prospect import Prospect
     from pktkit.training import TransferData
     from pktkit.values import Alignment
     from pktkit_transplant.maps import Change
@@ -88,6 +90,18 @@ class Transplant:
 
     def __init__(self, options: TransplantOptions) -> None:
         self.options = options
+
+    def touches(self, target: LoadedModel, aligner: object) -> Touched:
+        """Return what is written."""
+        return Touched.written(target)
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse blocks that compute something else, and a module or rank the target has not."""
+        prospect.require_model("copying blocks")
+        source, target = prospect.pair.source.anatomy, prospect.pair.target.anatomy
+        require_same_mechanism(source, target, self.options.modules)
+        require_modules(target, self.options.modules)
+        require_rank(target, self.options.modules, self.options.rank)
 
     def inject(
         self, target: LoadedModel, alignment: Alignment, data: TransferData, journal: Journal

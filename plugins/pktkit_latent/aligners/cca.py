@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pktkit.moments import Moments
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.values import Alignment, LayerMap
 
 
@@ -152,6 +153,10 @@ class CcaAligner:
 
     def __init__(self, options: CcaOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse tokenizers between which positions cannot be matched."""
+        prospect.pair.require_states()
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return target states for every linked block; errors as in `fit_alignment`.

@@ -14,6 +14,7 @@ from pktkit_latent.aligners.placebo import mapless_placebo_option
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.values import Alignment, LayerMap
 
 
@@ -43,6 +44,10 @@ class HintAligner:
 
     def __init__(self, options: HintOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse tokenizers between which positions cannot be matched."""
+        prospect.pair.require_states()
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return the source's own states with one readout per linked block.

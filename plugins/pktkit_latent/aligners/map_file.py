@@ -16,6 +16,7 @@ from pktkit_latent.map_files import StoredMaps, load_maps
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 @attrs.frozen
@@ -35,6 +36,10 @@ class MapFileAligner:
 
     def __init__(self, options: MapFileOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse a missing or damaged file; whose it is shows in the weights."""
+        load_maps(self.options.path)
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return target states for every linked block; without links, for the file's own.

@@ -13,6 +13,7 @@ from pktkit_latent.aligners.placebo import mapless_placebo_option
 if TYPE_CHECKING:
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
     from pktkit.values import Alignment, LayerMap
 
 
@@ -42,6 +43,10 @@ class RelationAligner:
 
     def __init__(self, options: RelationOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse tokenizers between which positions cannot be matched."""
+        prospect.pair.require_states()
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return the source's own states for every linked block, without readouts.

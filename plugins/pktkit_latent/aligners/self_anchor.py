@@ -28,6 +28,7 @@ class SelfAnchor:
 
     Options = SelfOptions
     capabilities = Capabilities(
+        any_pair=True,
         affine=True,
         homogeneous=1,
         rotation_equivariant=True,

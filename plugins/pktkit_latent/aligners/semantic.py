@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pktkit.pair import LoadedModel, ModelPair
     from pktkit.probe import Probe
+    from pktkit.prospect import Prospect
 
 
 @attrs.frozen
@@ -76,6 +77,11 @@ class SemanticAligner:
 
     def __init__(self, options: SemanticOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse vocabularies that share too little."""
+        prospect.pair.require_states()
+        prospect.pair.require_shared_vocabulary("the semantic map")
 
     def align(self, pair: ModelPair, layer_map: LayerMap, probe: Probe) -> Alignment:
         """Return target states for every linked block.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe, StateReader
+    from pktkit.prospect import Prospect
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,10 @@ class AffinityMatcher:
 
     def __init__(self, options: AffinityOptions) -> None:
         self.options = options
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuse tokenizers between which positions cannot be matched."""
+        prospect.pair.require_states()
 
     def match(self, pair: ModelPair, probe: Probe) -> LayerMap:
         """Return one link per target block; diagnostics hold the matrix `[L_src, L_tgt]`.

@@ -46,6 +46,7 @@ class AttributionMatcher:
 
     Options = AttributionOptions
     capabilities = Capabilities(
+        any_pair=True,
         monotone=True,
         rotation_equivariant=True,
         vocabulary_permutation_invariant=True,

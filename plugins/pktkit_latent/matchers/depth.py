@@ -78,6 +78,8 @@ class DepthMatcher:
 
     Options = DepthOptions
     capabilities = Capabilities(
+        any_pair=True,
+        reads_depths=True,
         monotone=True,
         rotation_equivariant=True,
         vocabulary_permutation_invariant=True,

@@ -49,6 +49,7 @@ class FisherMatcher:
 
     Options = FisherOptions
     capabilities = Capabilities(
+        any_pair=True,
         monotone=True,
         vocabulary_permutation_invariant=True,
         item_order_invariant=True,

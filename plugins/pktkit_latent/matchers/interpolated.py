@@ -45,6 +45,8 @@ class InterpolatedMatcher:
 
     Options = InterpolatedOptions
     capabilities = Capabilities(
+        any_pair=True,
+        reads_depths=True,
         monotone=True,
         rotation_equivariant=True,
         vocabulary_permutation_invariant=True,

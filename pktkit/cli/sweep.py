@@ -1,0 +1,413 @@
+"""`pktkit sweep`: settings of a strategy, chosen on dev and nowhere else."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+from click.core import ParameterSource
+
+from pktkit import logs
+from pktkit.cli.context import AppContext, pass_app
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
+from pktkit.cli.running import default_directory
+from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError, UsageError
+from pktkit.settings import DEFAULT_ALPHA
+
+if TYPE_CHECKING:
+    from pktkit.compare.plan import Plan
+    from pktkit.sweep.directory import Search, SweepDirectory, SweepLock
+    from pktkit.sweep.outcome import Outcome
+    from pktkit.sweep.space import Dimension
+
+DEFAULT_TRIALS = 20
+
+BESIDE_RESUME = (
+    "resume",
+    "trials",
+    "jobs",
+    "cache",
+    "form",
+    "allow_code_execution",
+    "trust_remote_code",
+)
+"""Options that may be given beside `--resume`."""
+
+TO_CONFIRM = (
+    "--source",
+    "--target",
+    "--set",
+    "--template",
+    "--max-length",
+    "--dtype",
+    "--source-dtype",
+    "--source-quant",
+    "--allow-code-execution",
+    "--trust-remote-code",
+)
+"""Options that a comparison on test needs too."""
+
+
+@attrs.frozen
+class Request:
+    """What the options of a sweep were given; its models are a `ModelChoice`.
+
+    Arguments:
+        strategy: a name or a recipe file.
+        task: a name or a file of rows; None for the embedded pair's.
+        space: each `STAGE.OPTION=VALUES` or a YAML file.
+        trials: configurations besides the registered one; None for the usual number.
+        seeds: a count, or a comma list.
+        sampler: one of `pktkit.sweep.sampling.SAMPLERS`.
+        sampler_seed: of the sampler.
+        overrides: as of a comparison, for all arms.
+        limit: items scored; None for all.
+        alpha: error rate of claims.
+        allow_unequal_budget: whether budget fields that make terms unequal may be searched.
+        allow_code_execution: whether programs that a model wrote may be run.
+        jobs: worker processes per trial; 0 for none, None chooses.
+        form: how the result is written to stdout.
+        out: folder; None for a new one under `runs`.
+        resume: folder to go on with; None starts a new sweep.
+    """
+
+    strategy: str | None
+    task: str | None
+    space: tuple[str, ...]
+    trials: int | None
+    seeds: str
+    sampler: str
+    sampler_seed: int
+    overrides: tuple[str, ...]
+    limit: int | None
+    alpha: float
+    allow_unequal_budget: bool
+    allow_code_execution: bool
+    jobs: int | None
+    form: str
+    out: Path | None
+    resume: Path | None
+
+
+@click.command()
+@click.option("--strategy", help="The registered strategy or recipe file (.yaml) to vary.")
+@click.option(
+    "--task", help=f"Task or file of rows. Default with the embedded pair: {DEFAULT_TASK}."
+)
+@click.option(
+    "--space",
+    multiple=True,
+    metavar="STAGE.OPTION=VALUES",
+    help="What to vary: LOW..HIGH[:STEP], log:LOW..HIGH, int:LOW..HIGH[:STEP] or a list A,B,C, "
+    "e.g. injector.layer_weight=log:0.5..20; or a YAML file of such pairs. Repeatable.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    help=f"Configurations to try. Default: {DEFAULT_TRIALS}; with --sampler grid all.",
+)
+@click.option("--seeds", default="2", show_default=True, help="How many, or a list such as 0,7.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["tpe", "random", "grid"]),
+    default="tpe",
+    show_default=True,
+    help="How configurations are chosen: from earlier ones, at random, or all of them.",
+)
+@click.option(
+    "--seed",
+    "sampler_seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the sampler: the same again proposes the same.",
+)
+@model_options
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="STAGE.OPTION=VALUE",
+    help="Fix an option for all configurations and for sft, e.g. budget.steps=100. Repeatable.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Score only the first N items of dev.")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    default=DEFAULT_ALPHA,
+    show_default=True,
+    help="Error rate of the claim about the winner.",
+)
+@click.option(
+    "--allow-unequal-budget",
+    is_flag=True,
+    help="Permit searching budget.rows, steps, batch_size, labels and unlabelled.",
+)
+@click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=0), help="Worker processes per trial; 0: this process."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "json"]),
+    default="table",
+    show_default=True,
+    help="How the result is written to stdout.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; new or empty.")
+@click.option(
+    "--resume",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Go on with the sweep in this folder; more --trials may be asked for.",
+)
+@pass_app
+@gathered("request", Request)
+def sweep(app: AppContext, models: ModelChoice, request: Request) -> int:
+    """Choose a strategy's settings on the dev split, and say what the choice is worth.
+
+    Every configuration runs over all seeds beside the strategy as registered and plain
+    fine-tuning. The best one is written as a recipe, with its gain corrected for having been
+    chosen. The test split is not there: confirm the recipe with `pktkit compare`.
+    """
+    from pktkit.processes import launched
+
+    logs.configure(app.verbosity)
+    if launched() > 1:
+        raise UsageError("a sweep runs in one process; start it without accelerate launch.")
+    if request.resume is not None:
+        return _resumed(app, models, request, request.resume.absolute())
+    return _started(app, models, request)
+
+
+def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
+    """Run a new sweep."""
+    from pktkit.compare.lock import Lock
+    from pktkit.compare.preview import model_line
+    from pktkit.compare.workers import default_threads
+    from pktkit.sweep.directory import SweepDirectory, SweepLock
+    from pktkit.sweep.run import suitable_jobs
+
+    folder = request.out or default_directory()
+    plan, search = _plan(app, models, request, folder)
+    threads = default_threads(request.jobs, max(1, suitable_jobs(plan)))
+    lock = SweepLock(search, Lock.of(plan, app.registry, threads=threads))
+    directory = SweepDirectory.create(folder)
+    if app.verbosity >= 0:
+        click.echo(
+            f"source   {model_line(plan.pair.source)}\n"
+            f"target   {model_line(plan.pair.target)}\n"
+            f"sweep    {search.trials} trials of {search.strategy} × {len(plan.seeds)} seeds on "
+            f"{plan.tasks[0]}, scored on {plan.split}; {search.sampler}, seed {search.seed}",
+            err=True,
+        )
+    return _finished(app, lock, directory, request, cache=models.cache)
+
+
+def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path) -> int:
+    """Go on with a sweep that stopped, or with more trials."""
+    from pktkit.compare.resume import permitted, require_unchanged, started_in
+    from pktkit.sweep.directory import SweepDirectory
+
+    _refuse_beside_resume()
+    directory = SweepDirectory.existing(path)
+    lock = directory.lock()
+    kept, where = models.cache and models.cache.absolute(), f"the sweep in {path}"
+    app = app.with_selection(lock.run.plan.selection)
+    with started_in(lock.run.directory):
+        run = lock.run.pinned
+        require_unchanged(run, app.registry, where=where)
+        run = permitted(
+            run,
+            app.registry,
+            run_programs=request.allow_code_execution,
+            remote_code=models.placement.trust_remote_code,
+            where=where,
+        )
+        search = attrs.evolve(lock.search, trials=request.trials or lock.search.trials)
+        there = len(directory.trials())
+        if app.verbosity >= 0:
+            click.echo(f"resume   {there} of {search.trials + 1} trials are there", err=True)
+        lock = attrs.evolve(lock, search=search, run=run)
+        return _finished(app, lock, directory, request, cache=kept)
+
+
+def _finished(
+    app: AppContext,
+    lock: SweepLock,
+    directory: SweepDirectory,
+    request: Request,
+    *,
+    cache: Path | None,
+) -> int:
+    """Run what is missing, write the outcome and show it."""
+    from pktkit.cli.progress import CellDisplay
+    from pktkit.compare.run import Watcher
+    from pktkit.sweep.directory import resume_command
+    from pktkit.sweep.outcome import judge
+    from pktkit.sweep.report import write_outcome
+    from pktkit.sweep.run import run_sweep
+
+    plan = lock.run.plan
+    done = len({cell.key for cell in directory.run.cells() if not cell.failed})
+    expected = len(plan.cells()) + lock.search.trials * len(plan.seeds) - done
+    try:
+        with CellDisplay(expected, quiet=app.verbosity < 0) as display:
+            trials, cells = run_sweep(
+                lock,
+                app.registry,
+                directory,
+                jobs=request.jobs,
+                watcher=Watcher(display.step, display.finished, display.analysing),
+                cache=cache,
+            )
+    except (KeyboardInterrupt, PktkitError):
+        click.echo(f"stopped  go on with: {resume_command(directory.path)}", err=True)
+        raise
+    outcome = judge(lock, trials, cells)
+    write_outcome(outcome, directory, app.registry)
+    click.echo(_shown(outcome, request.form), nl=False)
+    if app.verbosity >= 0:
+        click.echo(f"wrote    {directory.path}", err=True)
+    return EXIT_OK if outcome.winner is not None else EXIT_STRATEGY_FAILED
+
+
+def _shown(outcome: Outcome, form: str) -> str:
+    from pktkit.sweep import report
+
+    return {"table": report.text, "md": report.markdown, "json": report.as_json}[form](outcome)
+
+
+def _plan(
+    app: AppContext, models: ModelChoice, request: Request, folder: Path
+) -> tuple[Plan, Search]:
+    """Check everything that can be checked before a model is loaded."""
+    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds, visible
+    from pktkit.components import Kind
+    from pktkit.overrides import apply_all
+    from pktkit.permission import code_execution, require_permission
+    from pktkit.sweep.directory import Search
+    from pktkit.sweep.run import SPLIT, beside, varied
+    from pktkit.sweep.sampling import make_sampler, require_optuna
+    from pktkit.sweep.space import parse_space, size
+    from pktkit.transfer import budget_for
+
+    registry = app.registry
+    named = names(request.strategy or "")
+    if len(named) != 1:
+        raise click.UsageError("Give one strategy with --strategy NAME, or a recipe file.")
+    task_name = models.task_name(request.task)
+    base = varied(choose_strategies(registry, named, controls=False)[0])
+    chosen = [*beside(base, registry), base]
+    if request.overrides:
+        chosen = apply_all(chosen, request.overrides, registry)
+    space = parse_space(request.space, chosen[-1], registry)
+    _require_free(request, [dimension.name for dimension in space])
+    task = visible(choose_task(registry, task_name), SPLIT)
+    registry.get(Kind.EVALUATOR, task.evaluator.name)
+    task.items(SPLIT)
+    task.items("train")
+    with code_execution(request.allow_code_execution):
+        require_permission(registry, task)
+    for strategy in chosen:
+        budget_for(task, strategy)
+    if not request.allow_unequal_budget:
+        _require_equal(space)
+    make_sampler(request.sampler, space, request.sampler_seed)
+    total = size(space) if request.sampler == "grid" else None
+    plan = Plan(
+        pair=models.pair,
+        strategies=tuple(chosen),
+        tasks=(task_name,),
+        seeds=parse_seeds(request.seeds),
+        split=SPLIT,
+        settings=models.settings,
+        selection=app.selection,
+        item_limit=request.limit,
+        template=models.own_template,
+        allow_code_execution=request.allow_code_execution,
+        trace=app.trace_plugins,
+    )
+    typed = _typed()
+    return plan, Search(
+        strategy=chosen[-1].name,
+        space=space,
+        sampler=request.sampler,
+        seed=request.sampler_seed,
+        trials=request.trials or total or DEFAULT_TRIALS,
+        alpha=request.alpha,
+        optuna="" if request.sampler == "grid" else require_optuna().__version__,
+        command=shlex.join(["pktkit", "sweep", *(word for words in typed for word in words)]),
+        confirm=_confirm(typed, named[0], task_name, folder),
+    )
+
+
+def _require_free(request: Request, searched: list[str]) -> None:
+    """Refuse what is both fixed and searched."""
+    for text in request.overrides:
+        name = text.partition("=")[0].rpartition(":")[2].strip()
+        if name in searched:
+            raise UsageError(f"{name} stands in --set and in --space; leave out one of them.")
+
+
+def _require_equal(space: Sequence[Dimension]) -> None:
+    """Refuse to search what makes configurations spend unlike amounts, unless asked to."""
+    from pktkit.sweep.space import unequal
+
+    if found := unequal(space):
+        raise UsageError(
+            f"--space {found[0]}: configurations would have unlike budgets, and the one that may "
+            "spend most is likely to win. If that is what you want, add --allow-unequal-budget; "
+            f"to fix it for all: --set {found[0]}=VALUE."
+        )
+
+
+def _typed() -> list[tuple[str, ...]]:
+    """Return the options of this command as typed, one tuple of words each."""
+    context = click.get_current_context()
+    words: list[tuple[str, ...]] = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params.get(name)
+        if value is None or isinstance(value, bool):
+            words += [(parameter.opts[0],)] if value else []
+        else:
+            many = value if isinstance(value, tuple) else (value,)
+            words += [(parameter.opts[0], str(one)) for one in many]
+    return words
+
+
+def _confirm(typed: list[tuple[str, ...]], strategy: str, task: str, folder: Path) -> str:
+    """Return the comparison on test that confirms the winner."""
+    from pktkit.sweep.directory import RECIPE
+
+    kept = [word for words in typed if words[0] in TO_CONFIRM for word in words]
+    strategies = f"{strategy},{folder / RECIPE}"
+    return shlex.join(["pktkit", "compare", "--strategies", strategies, "--task", task, *kept])
+
+
+def _refuse_beside_resume() -> None:
+    """Refuse options that say what the lock says."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in BESIDE_RESUME
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume takes what to run from sweep.lock; leave out {', '.join(given)}. Beside "
+            "it: --trials, --jobs, --cache, --format, and permissions to run foreign code."
+        )
