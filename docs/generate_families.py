@@ -125,9 +125,12 @@ def advised(error: PktkitError) -> tuple[str, ...]:
 
 
 def only(strategy: Strategy, modules: tuple[str, ...]) -> Strategy:
-    """Return the strategy restricted to some modules, as `--set injector.modules=…` does."""
+    """Return the strategy restricted to some modules, as `--set injector.modules=…` does.
+
+    At half strength: chosen on dev, as is the default, it may come out as none.
+    """
     assert strategy.injector is not None
-    options = {**strategy.injector.options, "modules": modules}
+    options = {**strategy.injector.options, "modules": modules, "strength": 0.5}
     return attrs.evolve(strategy, injector=Choice(strategy.injector.name, options))
 
 
