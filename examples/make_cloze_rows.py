@@ -71,8 +71,13 @@ def main() -> None:
         known = pairs(table)
         for subject, ending in known:
             wrong = rng.sample([other for _, other in known if other != ending], 3)
-            row = {"id": f"{kind}-{subject}".replace(" ", "-"), "prompt": sentence.format(subject)}
-            rows.append(row | {"answer": ending, "choices": rng.sample([ending, *wrong], 4)})
+            row: dict[str, str | list[str]] = {
+                "id": f"{kind}-{subject}".replace(" ", "-"),
+                "prompt": sentence.format(subject),
+                "answer": ending,
+                "choices": rng.sample([ending, *wrong], 4),
+            }
+            rows.append(row)
     rng.shuffle(rows)
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
     for split, row in zip(splits, rows, strict=True):
