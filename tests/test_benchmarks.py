@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pktkit.cli import main
 from pktkit.compare.plan import PairSpec, Plan, choose_task, own_tasks
-from pktkit.compare.run import describe_plan
+from pktkit.compare.run import describe_plan, locked
 from pktkit.components import Kind
 from pktkit.encoding import template
 from pktkit.errors import EXIT_USAGE, UsageError
@@ -23,6 +23,7 @@ from pktkit.registry import Registry
 from pktkit.tasks.base import Item, Task
 from pktkit.tasks.jsonl_rows import normalised
 from pktkit.testing import tiny_loaded
+from pktkit.zoo import pair_paths
 from pktkit_benchmarks.code_tests import CodeTests, program_of
 from pktkit_benchmarks.programs import run_programs
 from pktkit_benchmarks.public import gsm8k, humaneval, mbpp, mmlu
@@ -396,12 +397,12 @@ def test_a_transfer_without_rows_to_learn_from_is_refused_before_models_load(
 
 
 def test_a_plan_tells_what_its_scores_can_be_compared_with(registry: Registry, gsm: Path) -> None:
-    pair = PairSpec("source", "target")
+    pair = PairSpec(*map(str, pair_paths()))
     plans = [
         Plan(pair, (registry.strategy("target"),), (f"gsm8k:{protocol}@{gsm}",), (0,), item_limit=n)
         for protocol, n in (("tulu-0shot", 5), ("tulu-0shot", 6), ("qa-0shot", 5))
     ]
-    found = [describe_plan(plan, registry)["comparability"] for plan in plans]
+    found = [describe_plan(locked(plan, registry, jobs=0))["comparability"] for plan in plans]
     facts = [next(iter(each.values())) for each in found]
     assert facts[0]["items"] == 5 and facts[0]["protocol"] == "tulu-0shot"
     assert len({each["key"] for each in facts}) == 3

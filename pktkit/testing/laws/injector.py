@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pktkit.budget import Budget
 from pktkit.encoding import collate, padding_id
-from pktkit.errors import JournalError, PktkitError
+from pktkit.errors import JournalError, PktkitError, UsageError
 from pktkit.journal import Journal
 from pktkit.pair import LoadedModel, load_model, save_model
 from pktkit.probe import Probe
@@ -234,12 +234,15 @@ def require_saved_alike(subject: Subject, scene: Scene, opened: Opened) -> None:
     """Save the target, load it, and require equal parameters and logits.
 
     Raises:
-        LawViolation: they differ.
-        UsageError: it cannot be saved.
+        LawViolation: they differ, or what was written does not read back.
     """
     target = opened.pair.target
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_model(str(save_model(target, Path(folder) / "model")))
+        try:
+            loaded = load_model(str(save_model(target, Path(folder) / "model")))
+        except UsageError as error:
+            subject.require(False, f"{scene}: {error}")
+            raise
         for name, value in parameters_of(target).items():
             same = torch.equal(value, loaded.model.get_parameter(name))
             subject.require(same, f"{scene}: parameter '{name}' is another one when loaded.")
