@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,19 +197,16 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
     from pktkit.compare.parts import Part
     from pktkit.compare.preview import announce
     from pktkit.compare.run import locked, take_part
-    from pktkit.compare.workers import warm_up
     from pktkit.report.rundir import RunDirectory
 
     named = request.analyses
     analyses = choose_analyses(app.registry, names(named)) if named is not None else []
-    plan = _plan(app, models, request)
+    plan = planned(app, models, request, warm=True)
     part = "" if request.cell is None else str(Part.parse(request.cell, plan.cells()))
     with together(plan.pair.devices, models.cache) as (processes, cache):
         if not processes.main:
             take_part(plan, cache=cache, processes=processes)
             return EXIT_OK
-        if request.jobs != 0 and not processes.several:
-            warm_up()
         lock = locked(plan, app.registry, jobs=request.jobs, analyses=analyses, part=part)
         directory = RunDirectory.create(request.out or default_directory())
         if app.verbosity >= 0:
@@ -299,11 +297,22 @@ def _refuse_beside_resume() -> None:
         )
 
 
-def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
-    """Check everything that can be checked before a model is loaded."""
+def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: bool = False) -> Plan:
+    """Check everything that can be checked before a model is loaded.
+
+    Arguments:
+        app: with the plugins.
+        models: the pair.
+        request: what to run.
+        warm: whether cells will follow, so that workers may be prepared meanwhile.
+
+    Raises:
+        PktkitError: something in it cannot be.
+    """
     from pktkit.compare.claims import require_claims_possible
     from pktkit.compare.curve import curve_points, require_free
     from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
+    from pktkit.compare.workers import warm_up
     from pktkit.components import Kind
     from pktkit.overrides import apply_all
     from pktkit.permission import code_execution, require_permission
@@ -318,6 +327,8 @@ def _plan(app: AppContext, models: ModelChoice, request: Request) -> Plan:
     chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
     if request.overrides:
         chosen = apply_all(chosen, request.overrides, registry)
+    if warm and request.jobs != 0 and "WORLD_SIZE" not in os.environ:
+        warm_up()  # the slowest part of a start; it goes on while tasks are loaded
     loaded = [choose_task(registry, name) for name in tasks]
     for task in loaded:
         registry.get(Kind.EVALUATOR, task.evaluator.name)

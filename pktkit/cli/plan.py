@@ -29,7 +29,7 @@ def _show(app: AppContext, models: ModelChoice, request: comparing.Request, **fu
 
     if request.strategies is None:
         raise click.UsageError("Missing option '--strategies'.")
-    plan = comparing._plan(app, models, request)
+    plan = comparing.planned(app, models, request)
     found = forecast(plan, app.registry, jobs=request.jobs, cache=models.cache)
     out = request.out or Path("runs")
     shortages = found.shortages(models.cache, out)

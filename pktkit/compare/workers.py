@@ -142,11 +142,13 @@ def _in_processes(
         initializer=_start,
         initargs=(plan, cache, threads, messages, logs.verbosity()),
     )
+    done = False
     try:
         with _relay(messages, progress):
             futures = [pool.submit(_run, key) for key in cells]
             for future in as_completed(futures):
                 yield future.result()
+        done = True
     except BrokenProcessPool as error:
         raise StrategyError(
             "a worker process died, most likely for lack of memory. Try --jobs 1."
@@ -156,7 +158,8 @@ def _in_processes(
             worker.terminate()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Workers that have nothing left to do end while the report is written.
+        pool.shutdown(wait=not done, cancel_futures=True)
 
 
 @contextlib.contextmanager
