@@ -48,6 +48,18 @@ def quantisation(quant: str, dtype: str) -> Any:
     )
 
 
+def keep_packing(model: nn.Module) -> None:
+    """Keep 4-bit weights in the layout they were loaded in.
+
+    On processors with AVX-512 bfloat16, bitsandbytes lays them out anew, in place, when a layer is
+    first called: they would be other weights by every hash, and unpack to nonsense.
+    """
+    for each in model.modules():
+        module: Any = each
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Return whether some weights of a model are packed and get no gradient."""
     return any(not parameter.dtype.is_floating_point for parameter in model.parameters())

@@ -18,6 +18,7 @@ import attrs
 from pktkit.checkpoints.library import has_pickle, is_tied, quiet, short_reason
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.families import family_of
+from pktkit.quantised import keep_packing
 
 if TYPE_CHECKING:
     import torch
@@ -166,6 +167,8 @@ def read_model(directory: Path, how: Reading) -> tuple[PreTrainedModel, PreTrain
             ) from error
     _check_agreement(directory, model, info)
     _check_complete(directory, model, set(info["missing_keys"]))
+    if how.quantisation is not None:
+        keep_packing(model)
     if not placing:
         model = model.to(how.device)
     return cast("PreTrainedModel", model.eval()), tokenizer
