@@ -14,7 +14,7 @@ from fake_distributions import BROKEN_BODIES, GOOD, install, install_plugin
 from pktkit import errors
 from pktkit.cli import COMMANDS, main
 from pktkit.cli.group import LazyCommand, PktkitGroup
-from pktkit.cli.tables import table
+from pktkit.tables import table
 
 HEAVY = (
     "torch",

@@ -14,8 +14,8 @@ from pktkit import logs
 from pktkit.chosen_analyses import ALL, EVERY, apply_overrides, choose_analyses
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
-from pktkit.cli.tables import table
 from pktkit.components import Kind
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.analysis import AnalysisContext, Outcome

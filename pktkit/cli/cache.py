@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pktkit.cli.options import CACHE_VARIABLE, LIMIT, cache_option
-from pktkit.cli.tables import table
 from pktkit.cli.units import AGE, shown_age, shown_size
 from pktkit.errors import UsageError
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.cache.directory import CacheDirectory, Entry

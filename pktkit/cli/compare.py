@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING
 
 import attrs
 import click
-from click.core import ParameterSource
 
 from pktkit import logs
 from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
-from pktkit.cli.running import default_directory, run_part_watched, run_watched
+from pktkit.cli.running import (
+    default_directory,
+    refuse_beside_resume,
+    run_part_watched,
+    run_watched,
+)
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pktkit.compare.plan import Plan
     from pktkit.compare.resume import StoredRun
+    from pktkit.components import Strategy
+    from pktkit.registry import Registry
     from pktkit.report.records import Summary
+    from pktkit.tasks.base import Task
 
 BESIDE_RESUME = (
     "resume",
@@ -228,7 +237,7 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
     from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
     from pktkit.compare.run import take_part
 
-    _refuse_beside_resume()
+    refuse_beside_resume(BESIDE_RESUME, lock="run.lock", beside="--jobs, --cache, --format")
     run = stored_run(path)
     app = app.with_selection(run.lock.plan.selection)
     kept, where = models.cache and models.cache.absolute(), f"the run in {path}"
@@ -281,22 +290,6 @@ def _progress(run: StoredRun) -> str:
     return f"all {total} cells are there, {done}; the report is written again"
 
 
-def _refuse_beside_resume() -> None:
-    """Refuse options that say what the lock says."""
-    context = click.get_current_context()
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in BESIDE_RESUME
-        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume takes what to run from run.lock; leave out {', '.join(given)}. "
-            "Beside it: --jobs, --cache, --format, and permissions to run foreign code."
-        )
-
-
 def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: bool = False) -> Plan:
     """Check everything that can be checked before a model is loaded.
 
@@ -311,13 +304,10 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
     """
     from pktkit.compare.claims import require_claims_possible
     from pktkit.compare.curve import curve_points, require_free
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, own_tasks, parse_seeds
+    from pktkit.compare.plan import Plan, choose_strategies, own_tasks, parse_seeds
     from pktkit.compare.workers import warm_up
-    from pktkit.components import Kind
     from pktkit.overrides import apply_all
-    from pktkit.permission import code_execution, require_permission
     from pktkit.settings import EvidenceSettings
-    from pktkit.transfer import budget_for
 
     if request.strategies is None:
         raise click.UsageError("Missing option '--strategies'.")
@@ -329,16 +319,7 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
         chosen = apply_all(chosen, request.overrides, registry)
     if warm and request.jobs != 0 and "WORLD_SIZE" not in os.environ:
         warm_up()  # the slowest part of a start; it goes on while tasks are loaded
-    loaded = [choose_task(registry, name) for name in tasks]
-    for task in loaded:
-        registry.get(Kind.EVALUATOR, task.evaluator.name)
-        task.items(request.split)
-        with code_execution(request.allow_code_execution):
-            require_permission(registry, task)
-        for strategy in chosen:
-            budget_for(task, strategy)
-            if strategy.injector is not None:
-                task.items("train")
+    loaded = [_checked_task(registry, name, chosen, request) for name in tasks]
     evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
     require_claims_possible(evidence, chosen)
     require_free(
@@ -363,3 +344,24 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
         points=curve_points(request.rows, request.curve, loaded, chosen),
         equal=request.equal or "",
     )
+
+
+def _checked_task(
+    registry: Registry, name: str, strategies: Sequence[Strategy], request: Request
+) -> Task:
+    """Load a task, and require what scoring it and learning from it need."""
+    from pktkit.compare.plan import choose_task
+    from pktkit.components import Kind
+    from pktkit.permission import code_execution, require_permission
+    from pktkit.transfer import budget_for
+
+    task = choose_task(registry, name)
+    registry.get(Kind.EVALUATOR, task.evaluator.name)
+    task.items(request.split)
+    with code_execution(request.allow_code_execution):
+        require_permission(registry, task)
+    for strategy in strategies:
+        budget_for(task, strategy)
+        if strategy.injector is not None:
+            task.items("train")
+    return task

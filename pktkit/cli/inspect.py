@@ -9,8 +9,8 @@ import click
 
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import Placement, names, placement_options
-from pktkit.cli.tables import table
 from pktkit.errors import EXIT_OK, EXIT_PAIR_INCOMPATIBLE
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

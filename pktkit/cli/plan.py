@@ -10,8 +10,8 @@ import click
 from pktkit.cli import compare as comparing
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import ModelChoice, gathered, model_options
-from pktkit.cli.tables import table
 from pktkit.errors import EXIT_DOES_NOT_FIT, EXIT_OK
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.outlook.forecast import Arm, Forecast

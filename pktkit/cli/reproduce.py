@@ -12,8 +12,8 @@ import click
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.running import default_directory, run_watched
-from pktkit.cli.tables import table
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.compare.lock import Lock

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError
 from pktkit.processes import ALONE, Processes
@@ -42,22 +43,17 @@ def run_watched(
     """
     from pktkit.compare.run import run_comparison
 
-    total = len(lock.cells)
-    with _watched(app, total if cells is None else cells) as watcher:
-        try:
-            return run_comparison(
-                lock.plan,
-                app.registry,
-                directory,
-                jobs=jobs,
-                watcher=watcher,
-                cache=cache,
-                lock=lock,
-                processes=processes,
-            )
-        except (KeyboardInterrupt, PktkitError):
-            _say_how_to_go_on(directory, total)
-            raise
+    with _watched(app, lock, directory, cells) as watcher:
+        return run_comparison(
+            lock.plan,
+            app.registry,
+            directory,
+            jobs=jobs,
+            watcher=watcher,
+            cache=cache,
+            lock=lock,
+            processes=processes,
+        )
 
 
 def run_part_watched(
@@ -82,38 +78,60 @@ def run_part_watched(
     """
     from pktkit.compare.run import run_part
 
-    total = len(lock.cells)
-    with _watched(app, total if cells is None else cells) as watcher:
-        try:
-            results = run_part(
-                lock,
-                directory,
-                jobs=jobs,
-                watcher=watcher,
-                cache=cache,
-                processes=processes,
-            )
-        except (KeyboardInterrupt, PktkitError):
-            _say_how_to_go_on(directory, total)
-            raise
+    with _watched(app, lock, directory, cells) as watcher:
+        results = run_part(
+            lock, directory, jobs=jobs, watcher=watcher, cache=cache, processes=processes
+        )
     failed = sum(result.failed for result in results)
     parts = lock.part.partition("/")[2]
     click.echo(
-        f"part     {lock.part}: {total} of {len(lock.plan.cells())} cells in {directory.path}, "
-        f"{failed} failed\n"
+        f"part     {lock.part}: {len(lock.cells)} of {len(lock.plan.cells())} cells in "
+        f"{directory.path}, {failed} failed\n"
         f"next     when all {parts} parts have run: pktkit report RUN RUN …, their folders"
     )
     return EXIT_STRATEGY_FAILED if failed else EXIT_OK
 
 
 @contextlib.contextmanager
-def _watched(app: AppContext, cells: int) -> Iterator[Watcher]:
-    """Show how far a run is."""
+def _watched(
+    app: AppContext, lock: Lock, directory: RunDirectory, cells: int | None
+) -> Iterator[Watcher]:
+    """Show how far a run is, and say how to go on with one that stops."""
     from pktkit.cli.progress import CellDisplay
     from pktkit.compare.run import Watcher
 
-    with CellDisplay(cells, quiet=app.verbosity < 0) as display:
-        yield Watcher(display.step, display.finished, display.analysing)
+    total = len(lock.cells)
+    with CellDisplay(total if cells is None else cells, quiet=app.verbosity < 0) as display:
+        try:
+            yield Watcher(display.step, display.finished, display.analysing)
+        except (KeyboardInterrupt, PktkitError):
+            _say_how_to_go_on(directory, total)
+            raise
+
+
+def refuse_beside_resume(allowed: Collection[str], *, lock: str, beside: str) -> None:
+    """Refuse options of the present command that say what a lock says.
+
+    Arguments:
+        allowed: parameters that may be given beside `--resume`.
+        lock: the lock's file name.
+        beside: those parameters in words.
+
+    Raises:
+        click.UsageError: another one was given.
+    """
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in allowed
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume takes what to run from {lock}; leave out {', '.join(given)}. "
+            f"Beside it: {beside}, and permissions to run foreign code."
+        )
 
 
 def default_directory() -> Path:

@@ -10,9 +10,9 @@ import click
 
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, names, pair_options
-from pktkit.cli.tables import table
 from pktkit.cli.units import shown_size
 from pktkit.errors import UsageError
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.cache.directory import Entry

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
-from pktkit.cli.running import default_directory
+from pktkit.cli.running import default_directory, refuse_beside_resume
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError, UsageError
 from pktkit.settings import DEFAULT_ALPHA
 
@@ -218,7 +218,9 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
     from pktkit.compare.resume import permitted, require_unchanged, started_in
     from pktkit.sweep.directory import SweepDirectory
 
-    _refuse_beside_resume()
+    refuse_beside_resume(
+        BESIDE_RESUME, lock="sweep.lock", beside="--trials, --jobs, --cache, --format"
+    )
     directory = SweepDirectory.existing(path)
     lock = directory.lock()
     kept, where = models.cache and models.cache.absolute(), f"the sweep in {path}"
@@ -395,19 +397,3 @@ def _confirm(typed: list[tuple[str, ...]], strategy: str, task: str, folder: Pat
     kept = [word for words in typed if words[0] in TO_CONFIRM for word in words]
     strategies = f"{strategy},{folder / RECIPE}"
     return shlex.join(["pktkit", "compare", "--strategies", strategies, "--task", task, *kept])
-
-
-def _refuse_beside_resume() -> None:
-    """Refuse options that say what the lock says."""
-    context = click.get_current_context()
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in BESIDE_RESUME
-        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"--resume takes what to run from sweep.lock; leave out {', '.join(given)}. Beside "
-            "it: --trials, --jobs, --cache, --format, and permissions to run foreign code."
-        )

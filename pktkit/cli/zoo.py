@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.tables import table
 from pktkit.errors import UsageError
+from pktkit.tables import table
 
 
 @click.group()

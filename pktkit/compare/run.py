@@ -83,8 +83,8 @@ def run_comparison(
     """
     watcher = watcher or Watcher()
     lock = lock or locked(plan, registry, jobs=jobs, analyses=analyses)
-    # What the report needs is imported while workers are busy.
-    threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
+    if jobs != 0:  # what the report needs is imported while workers are busy
+        threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
     with directory.claimed(), _readings(cache) as readings:
         results = _completed(lock, lock.cells, directory, jobs, watcher, readings, processes)
         if (directory.path / SECTIONS).exists():

@@ -107,7 +107,7 @@ def _claim(gain: Gain, alpha: float) -> str:
 
 def text(outcome: Outcome) -> str:
     """Return the outcome for a terminal: a table of trials, and what it says."""
-    from pktkit.cli.tables import table
+    from pktkit.tables import table
 
     lines = [table(headings(outcome), body(outcome), right=(1, 2)), "", *sentences(outcome)]
     if outcome.winner is not None:

@@ -9,11 +9,11 @@ import click
 
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_named, unknown
-from pktkit.cli.tables import table
 from pktkit.components import Kind
 from pktkit.errors import UsageError
 from pktkit.plugins import OK
 from pktkit.registry import Registered, Registry
+from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.testing import CheckResult

@@ -8,7 +8,7 @@ import attrs
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.tables import table
+from pktkit.tables import table
 
 FOUND = 1
 """Exit code where something cannot be used."""

@@ -9,9 +9,9 @@ import attrs
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.tables import table
 from pktkit.plugins import OK, PluginStatus
 from pktkit.registry import Registered, Registry
+from pktkit.tables import table
 
 _COLUMNS = (
     "kind",
