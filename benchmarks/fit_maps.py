@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import psutil
 import torch
 
-from pktkit.moments import MAX_BYTES, stream_moments
-from pktkit.paired import CHUNK_TOKENS, States
+from pktkit.activations.moments import MAX_BYTES, stream_moments
+from pktkit.activations.paired import CHUNK_TOKENS, States
 from pktkit.state_maps import AffineMap
 from pktkit.values import LayerLink, LayerMap
 from pktkit_latent.aligners.procrustes import procrustes_map
@@ -26,7 +26,7 @@ from pktkit_latent.aligners.ridge import PENALTY, ridge_map
 
 
 class DrawnStates:
-    """Stands in for `pktkit.paired.PairedStates`: random fp32 states, the same in every pass."""
+    """Stands in for `PairedStates`: random fp32 states, the same in every pass."""
 
     split = "drawn"
 

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pktkit.generation import generate, score_continuations
-from pktkit.likelihood import Continuation
+from pktkit.inference.generation import generate, score_continuations
+from pktkit.inference.likelihood import Continuation
 from pktkit.pair import LoadedModel, load_pair
 from pktkit.registry import Registry
 from pktkit.tasks.base import Item

@@ -23,9 +23,9 @@ from pktkit import statistics
 from pktkit.compare.plan import PairSpec, Plan
 from pktkit.compare.workers import available_cores, run_cells
 from pktkit.components import Strategy
+from pktkit.discovery.plugins import PluginSelection
 from pktkit.outcomes import CellResult
 from pktkit.overrides import apply_all
-from pktkit.plugins import PluginSelection
 from pktkit.registry import Registry
 from pktkit.report.records import Comparison, Contrast, Summary
 from pktkit.report.rundir import CELLS, RunDirectory

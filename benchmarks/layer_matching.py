@@ -17,9 +17,9 @@ import attrs
 import structlog
 
 from pktkit.components import Kind
+from pktkit.discovery.plugins import PluginSelection, load_plugins
 from pktkit.families import Anatomy
 from pktkit.pair import LoadedModel, ModelPair, load_model
-from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.tasks.base import Task

@@ -134,9 +134,9 @@ def _places(folder: Path, given: list[Path] | None) -> dict[str, list[str] | Non
 _BUILD = """
 import json, sys
 from pathlib import Path
+from pktkit.checkpoints.reading import read_tokenizer
 from pktkit.testing import tiny_model
 from pktkit.zoo import pair_paths
-from pktkit.checkpoints.reading import read_tokenizer
 folder, (wide, narrow, vocab) = Path(sys.argv[1]), json.loads(sys.argv[2])
 tokenizer = read_tokenizer(pair_paths()[0])
 for name, sizes in (("source", wide), ("target", narrow)):

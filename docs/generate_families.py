@@ -17,11 +17,11 @@ import torch
 
 from pktkit.budget import Budget
 from pktkit.components import Choice, Strategy
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import PktkitError
 from pktkit.families import family_of
 from pktkit.journal import Journal
 from pktkit.pair import LoadedModel, ModelPair, joined, load_model, save_model
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.tasks.base import SPLITS, Item, Task, TaskCard

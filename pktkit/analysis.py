@@ -12,12 +12,12 @@ import attrs
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.converters import as_tuple
 from pktkit.errors import JournalError, PktkitError, StrategyError, UsageError
-from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.journal import Journal
 from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.outcomes import Figure, ReportSection
 from pktkit.recipe import load_recipe
-from pktkit.stages import seeded
+from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
+from pktkit.running.stages import seeded
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 from pktkit.values import Interface, Origin
 

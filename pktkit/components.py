@@ -15,7 +15,7 @@ import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
-from pktkit.isolation import FAULTS, describe
+from pktkit.running.isolation import FAULTS, describe
 
 
 class Kind(enum.StrEnum):

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.flops import ForwardCost, attention_flops, matrix_flops
-from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

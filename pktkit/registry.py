@@ -12,11 +12,7 @@ import attrs
 
 from pktkit.capabilities import capabilities_of
 from pktkit.components import Choice, Component, Kind, Strategy
-from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
-from pktkit.hookspecs import PROJECT
-from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
-from pktkit.options import build_options, describe_options
-from pktkit.plugins import (
+from pktkit.discovery.plugins import (
     BROKEN,
     CLASH,
     OK,
@@ -26,9 +22,13 @@ from pktkit.plugins import (
     PluginStatus,
     load_plugins,
 )
+from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
+from pktkit.hookspecs import PROJECT
+from pktkit.options import build_options, describe_options
 from pktkit.protocols import Analysis, Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
 from pktkit.recipe import load_recipe
-from pktkit.tracing import Trace
+from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
+from pktkit.running.tracing import Trace
 
 if TYPE_CHECKING:
     from pktkit.tasks.base import Task

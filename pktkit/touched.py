@@ -16,8 +16,8 @@ import attrs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.adapters import LoraShape
     from pktkit.pair import LoadedModel
+    from pktkit.training.adapters import LoraShape
 
 
 @attrs.frozen

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.boundary import checked_alignment, checked_injection, checked_layer_map
 from pktkit.budget import Budget
 from pktkit.components import Kind, Strategy
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.outcomes import CellKey
-from pktkit.processes import ALONE, Processes
-from pktkit.shapes import alignment_shapes, injection_figures
-from pktkit.stages import ALIGN, INJECT, MATCH, Stages
+from pktkit.running.boundary import checked_alignment, checked_injection, checked_layer_map
+from pktkit.running.shapes import alignment_shapes, injection_figures
+from pktkit.running.stages import ALIGN, INJECT, MATCH, Stages
 from pktkit.values import Alignment, Injection, LayerMap
 
 if TYPE_CHECKING:

@@ -508,7 +508,7 @@ class GreedyInjector(Injector):
     """Trains on the whole split."""
 
     def inject(self, target, alignment, data, journal):
-        from pktkit.objectives import CrossEntropy
+        from pktkit.training.objectives import CrossEntropy
 
         everything = tuple(range(len(data.probe.encoded("train").items)))
         names = [name for name, _ in target.model.named_parameters()]

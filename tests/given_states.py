@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from tiny_transfers import layer_map, word_task
 
-from pktkit.moments import Moments, stream_moments
+from pktkit.activations.moments import Moments, stream_moments
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.state_maps import identity

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from tiny_transfers import layer_map, logits, snapshot
 
-from pktkit.adapters import LoraShape, lora
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe
+from pktkit.training.adapters import LoraShape, lora
 from pktkit.values import Alignment
 from pktkit_seeking.aligner import SensitiveSubmatrix, SubmatrixOptions
 from pktkit_seeking.injector import begin, module_starts

@@ -18,13 +18,13 @@ from given_states import (
 )
 from tiny_transfers import SOURCE, layer_map, pair_of, same_bits, snapshot, word_task
 
+from pktkit.activations.paired import PairedStates
 from pktkit.errors import (
     NonFiniteError,
     UsageError,
 )
 from pktkit.families import Anatomy
 from pktkit.pair import LoadedModel, ModelPair
-from pktkit.paired import PairedStates
 from pktkit.probe import Probe, ProbeSettings, ReadingCache
 from pktkit.state_maps import Readout
 from pktkit.tasks.base import SPLITS, Item

@@ -13,20 +13,20 @@ from click.testing import CliRunner
 from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit import plotting
+from pktkit.activations.similarity import centred_cosine, mean_cosines
 from pktkit.analysis import AnalysisContext, AnalysisResult, Table, run_analyses, run_analysis
 from pktkit.chosen_analyses import apply_overrides, choose_analyses
 from pktkit.cli import main
 from pktkit.components import Choice, Component, Kind
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import StrategyError, UsageError
 from pktkit.hookspecs import hookimpl
 from pktkit.outcomes import PNG_SIGNATURE, Figure
 from pktkit.pair import ModelPair
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.report.jsonfile import plain
 from pktkit.settings import ProbeSettings
-from pktkit.similarity import centred_cosine, mean_cosines
 from pktkit.state_maps import AffineMap
 from pktkit.tasks.base import Item
 from pktkit.testing import tiny_loaded

@@ -17,11 +17,11 @@ from pktkit.compare.plan import PairSpec, Plan, choose_strategies, choose_task, 
 from pktkit.compare.run import run_comparison
 from pktkit.compare.workers import default_jobs
 from pktkit.components import Choice, Component, Strategy
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import UsageError
 from pktkit.hookspecs import hookimpl
 from pktkit.outcomes import CellKey
 from pktkit.pair import save_model
-from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.report import RunDirectory, summarise
 from pktkit.settings import EvidenceSettings

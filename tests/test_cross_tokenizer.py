@@ -16,12 +16,12 @@ from tiny_transfers import data_for, pair_of, same_bits, snapshot, word_task
 from pktkit.compare import cells as cells_module
 from pktkit.compare.cells import CellRunner
 from pktkit.compare.plan import PairSpec, Plan, choose_strategies
+from pktkit.discovery.plugins import load_plugins
 from pktkit.encoding import encode_item, encode_split, template
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.journal import Journal
 from pktkit.outcomes import CellKey
 from pktkit.pair import ModelPair
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe, ProbeSettings
 from pktkit.probe.positions import align_positions
 from pktkit.probe.spans import TextReader, byte_ends

@@ -17,7 +17,7 @@ import pytest
 import pktkit_benchmarks
 from pktkit.components import Choice
 from pktkit.errors import UsageError
-from pktkit.generation import Continuation
+from pktkit.inference.generation import Continuation
 from pktkit.options import build_options
 from pktkit.pair import LoadedModel
 from pktkit.permission import VARIABLE
@@ -128,7 +128,7 @@ def test_score_exact_match() -> None:
 
 
 def test_exact_match_of_what_the_model_says(llama: LoadedModel) -> None:
-    from pktkit.generation import generate
+    from pktkit.inference.generation import generate
 
     said = generate(llama, ["t1 t2", "t3"], max_new_tokens=4)
     items = [Item("a", "t1 t2", said[0]), Item("b", "t3", "t0 t0"), Item("c", "t3", said[1])]

@@ -12,8 +12,8 @@ from tiny_transfers import pair_of, word_task
 
 from pktkit.budget import Budget
 from pktkit.components import Kind
+from pktkit.discovery.plugins import load_plugins
 from pktkit.journal import Journal
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.training import TransferData

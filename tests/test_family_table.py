@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from pktkit.discovery.plugins import load_plugins
 from pktkit.families import family_of, supported_model_types
-from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.testing import FAMILIES, tiny_loaded, tiny_tokenizer
 

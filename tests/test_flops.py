@@ -8,18 +8,18 @@ import torch
 from tiny_transfers import data_for, pair_of, word_task
 from torch.utils.flop_counter import FlopCounterMode
 
-from pktkit.adapters import LoraShape
-from pktkit.capacity import trainable
+from pktkit.activations.recording import forward, record
 from pktkit.encoding import collate, padding_id
 from pktkit.flops import ForwardCost
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
 from pktkit.journal import Journal
 from pktkit.meter import SOURCE, TARGET, Meter, report
-from pktkit.objectives import OUTPUT_TERMS, OutputObjective
 from pktkit.probe import Probe, ReadingCache
-from pktkit.recording import forward, record
 from pktkit.testing import FAMILIES
 from pktkit.training import train
+from pktkit.training.adapters import LoraShape
+from pktkit.training.capacity import trainable
+from pktkit.training.objectives import OUTPUT_TERMS, OutputObjective
 from pktkit.values import Origin
 
 CLOSE = 0.02

@@ -6,17 +6,17 @@ import pytest
 import torch
 from tiny_transfers import data_for, layer_map, pair_of, same_bits, snapshot, tree, word_task
 
-from pktkit.adapters import LoraShape
+from pktkit.activations.recording import forward, record
 from pktkit.budget import Budget
-from pktkit.capacity import trainable
 from pktkit.encoding import collate
 from pktkit.errors import NonFiniteError, StrategyError, UsageError
-from pktkit.forward_modes import autocast, checkpointing
 from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.probe import Probe
-from pktkit.recording import forward, record
 from pktkit.training import train
+from pktkit.training.adapters import LoraShape
+from pktkit.training.capacity import trainable
+from pktkit.training.forward_modes import autocast, checkpointing
 from pktkit.values import Alignment, Interface
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
 from pktkit_latent.aligners import SemanticAligner, SemanticOptions

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_transfers import data_for, pair_of, same_bits, snapshot, word_task
 
+from pktkit.activations.recording import forward, record
 from pktkit.encoding import collate
 from pktkit.errors import StrategyError, UsageError
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe
-from pktkit.recording import forward, record
 from pktkit.testing import tiny_loaded
 from pktkit_latent.aligners import SemanticAligner, SemanticOptions
 from pktkit_latent.injectors import FrontierInjector, FrontierOptions

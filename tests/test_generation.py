@@ -8,11 +8,16 @@ import pytest
 import torch
 from tiny_tokenizers import byte_level
 
-from pktkit import batching, prefixes
-from pktkit.batching import Cost, Load, run_in_batches
 from pktkit.encoding import encode_item, template
 from pktkit.errors import DoesNotFitError, UsageError
-from pktkit.generation import continuation_logprobs, end_ids, generate, score_continuations
+from pktkit.inference import batching, prefixes
+from pktkit.inference.batching import Cost, Load, run_in_batches
+from pktkit.inference.generation import (
+    continuation_logprobs,
+    end_ids,
+    generate,
+    score_continuations,
+)
 from pktkit.pair import LoadedModel
 from pktkit.tasks.base import Item
 from pktkit.testing import tiny_loaded

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from pktkit import hookspecs, outcomes, protocols
-from pktkit.plugins import BROKEN, OK, load_plugins
+from pktkit.discovery.plugins import BROKEN, OK, load_plugins
 
 DOCS = Path(__file__).parent.parent / "docs"
 HOOKS = [name for name in vars(hookspecs) if name.startswith("pktkit_")]

@@ -20,10 +20,10 @@ from pktkit.compare.plan import PairSpec, Plan, choose_strategies
 from pktkit.compare.run import run_comparison
 from pktkit.compare.sections import contributed
 from pktkit.components import Choice, Component
+from pktkit.discovery.plugins import BROKEN, OK, PluginSelection, load_plugins
 from pktkit.hookspecs import hookimpl
 from pktkit.outcomes import Figure, ReportSection
 from pktkit.pair import save_model
-from pktkit.plugins import BROKEN, OK, PluginSelection, load_plugins
 from pktkit.registry import Registry
 from pktkit.report import RunDirectory
 from pktkit.report.figures import figure_files, slug

@@ -15,8 +15,8 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 from pktkit.cli import main
 from pktkit.compare.cells import CellRunner
 from pktkit.compare.plan import PairSpec, Plan
+from pktkit.discovery.plugins import load_plugins
 from pktkit.pair import save_model
-from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 
 REGISTERS = """
@@ -98,15 +98,6 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    directory = tmp_path / "site"
-    directory.mkdir()
-    monkeypatch.syspath_prepend(directory)
-    monkeypatch.chdir(tmp_path)
-    return directory
-
-
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
@@ -185,9 +176,9 @@ def test_help_does_not_notice_it(fault):
 
 
 def test_doctor_finds_it(fault, monkeypatch):
-    import pktkit.doctor
+    import pktkit.discovery.doctor
 
-    monkeypatch.setattr(pktkit.doctor, "heavy_imports", lambda modules: ())
+    monkeypatch.setattr(pktkit.discovery.doctor, "heavy_imports", lambda modules: ())
     done = invoke("plugins", "doctor", "--json")
     assert done.exit_code == fault.exit_code, done.output
     found = json.loads(done.stdout)["findings"]
@@ -258,7 +249,7 @@ def test_two_foreign_components_of_one_name_clash(site):
 def test_a_shadowed_component_can_be_used_instead_of_the_built_in_one(site):
     body = FAULTS["built-in component name"].body
     install_plugin(site, "mine", body)
-    from pktkit.plugins import PluginSelection
+    from pktkit.discovery.plugins import PluginSelection
 
     default = Registry.discover()
     assert default.get("matcher", "depth").distribution == "pktkit"
@@ -273,12 +264,12 @@ def test_a_shadowed_component_can_be_used_instead_of_the_built_in_one(site):
 
 COMPONENTS = """
 import torch
-from pktkit.plugins import PluginSelection
+from pktkit.discovery.plugins import PluginSelection
 from pktkit.options import option
 import attrs
+from pktkit.state_maps import AffineMap
 from pktkit.updates import *
 from pktkit.values import *
-from pktkit.state_maps import AffineMap
 
 @attrs.frozen
 class Options:
@@ -550,9 +541,9 @@ def test_the_check_of_a_map_leaves_random_numbers_alone(site, runner):
     draws = ALIGN.format(what=STATES.format(map="lambda h: h[:, :32] + torch.randn(len(h), 32)"))
     install_strategy(site, "aligner", draws)
     registry = Registry(load_plugins())
-    from pktkit.boundary import checked_alignment
     from pktkit.components import Choice
     from pktkit.probe import Probe
+    from pktkit.running.boundary import checked_alignment
 
     probe = Probe(runner.pair, runner._tasks["words"])
     layer_map = registry.build("matcher", Choice("depth")).match(runner.pair, probe)
@@ -563,8 +554,8 @@ def test_the_check_of_a_map_leaves_random_numbers_alone(site, runner):
 
 
 def test_updates_for_an_item_are_checked_when_they_are_made(site, runner):
-    from pktkit.boundary import checked_alignment
     from pktkit.errors import StrategyError
+    from pktkit.running.boundary import checked_alignment
     from pktkit.updates import SparseUpdate
     from pktkit.values import Alignment, LayerMap
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tiny_transfers import data_for, logits, pair_of, same_bits, snapshot, tree, word_task
 from torch import nn
 
-from pktkit.adapters import LoraShape, added_weight, lora
 from pktkit.errors import JournalError, NonFiniteError, UsageError
 from pktkit.journal import Journal, fingerprint
-from pktkit.objectives import CrossEntropy
 from pktkit.probe import Probe
 from pktkit.testing import tiny_loaded
-from pktkit.training import row_order, train
+from pktkit.training.adapters import LoraShape, added_weight, lora
+from pktkit.training.loop import row_order, train
+from pktkit.training.objectives import CrossEntropy
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FAMILIES = ("llama", "qwen2", "gpt2", "gpt_neox", "gemma")

@@ -21,13 +21,13 @@ from tiny_transfers import (
 )
 from torch.func import functional_call
 
+from pktkit.activations.recording import record
 from pktkit.cli import main
 from pktkit.encoding import EncodedSplit, collate
 from pktkit.errors import NonFiniteError, StrategyError, UsageError
 from pktkit.journal import Journal
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe import Probe
-from pktkit.recording import record
 from pktkit.registry import Registry
 from pktkit.testing import tiny_loaded
 from pktkit.updates import SparseUpdate

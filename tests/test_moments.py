@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_transfers import layer_map, pair_of, word_task
 
+from pktkit.activations.moments import PANEL, grouped, stream_moments
+from pktkit.activations.paired import PairedStates
 from pktkit.errors import DoesNotFitError
-from pktkit.moments import PANEL, grouped, stream_moments
-from pktkit.paired import PairedStates
 from pktkit.probe import Probe
 from pktkit.values import Interface, LayerLink, LayerMap
 

@@ -9,7 +9,7 @@ from broken_components import BROKEN
 import pktkit_latent
 import pktkit_naive
 from pktkit.components import Kind
-from pktkit.plugins import PluginSelection, load_plugins
+from pktkit.discovery.plugins import PluginSelection, load_plugins
 from pktkit.registry import Registry
 from pktkit.testing import LAWS, LawViolation, Outcome, checks_for, run_checks
 

@@ -218,7 +218,7 @@ def test_what_changes_is_counted() -> None:
 
 
 def _lora(**fields: Any) -> Any:
-    from pktkit.adapters import LoraShape
+    from pktkit.training.adapters import LoraShape
 
     return LoraShape(**fields)
 

@@ -7,17 +7,9 @@ import pytest
 from fake_distributions import BROKEN_BODIES, GOOD, install, install_plugin
 
 from pktkit.components import Component
+from pktkit.discovery.plugins import BLOCKED, BROKEN, OK, PluginSelection, load_plugins
 from pktkit.hookspecs import hookimpl
-from pktkit.plugins import BLOCKED, BROKEN, OK, PluginSelection, load_plugins
 from pktkit.registry import Registry
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    directory = tmp_path / "site"
-    directory.mkdir()
-    monkeypatch.syspath_prepend(directory)
-    return directory
 
 
 def only(*names):

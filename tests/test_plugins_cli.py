@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 from fake_distributions import HEADER, install, install_plugin
 
-from pktkit import doctor
 from pktkit.cli import main
 from pktkit.components import Kind
-from pktkit.doctor import Severity, examine, heavy_imports
+from pktkit.discovery import doctor
+from pktkit.discovery.doctor import Severity, examine, heavy_imports
+from pktkit.discovery.plugins import PluginSelection, load_plugins
+from pktkit.discovery.scaffold import FILES, render, require_free, write
 from pktkit.errors import UsageError
-from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.registry import Registry
-from pktkit.scaffold import FILES, render, require_free, write
 from pktkit.testing import LAWS
 
 PARTS = '''
@@ -71,15 +71,6 @@ def pktkit_layer_matchers():
     ]
 """
 )
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    directory = tmp_path / "site"
-    directory.mkdir()
-    monkeypatch.syspath_prepend(directory)
-    monkeypatch.chdir(tmp_path)
-    return directory
 
 
 @pytest.fixture
@@ -328,7 +319,10 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
 def test_templates_are_in_the_package():
     from importlib import resources
 
-    present = {each.name for each in (resources.files("pktkit") / "templates" / "plugin").iterdir()}
+    present = {
+        each.name
+        for each in (resources.files("pktkit.discovery") / "templates" / "plugin").iterdir()
+    }
     assert set(FILES) == {name for name in present if not name.startswith("__")}
 
 

@@ -11,11 +11,11 @@ from tiny_transfers import data_for, logits, pair_of, word_task
 from torch import nn
 
 from pktkit.compare.plan import PairSpec
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair, save_model, weights_hash
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.quantised import is_quantised
 from pktkit.registry import Registry

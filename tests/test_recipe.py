@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pktkit.components import ROLES, Choice, Component, Kind, Strategy
+from pktkit.discovery.plugins import PluginSelection, load_plugins
 from pktkit.errors import PluginError, UsageError
 from pktkit.hookspecs import hookimpl
 from pktkit.options import build_options, describe_options, option
 from pktkit.overrides import apply_all, parse_override
-from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.recipe import dump_recipe, load_recipe, parse_recipe, parse_value
 from pktkit.registry import Registry
 

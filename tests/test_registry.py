@@ -6,10 +6,10 @@ import attrs
 import pytest
 
 from pktkit.components import Choice, Component, Kind, Strategy
+from pktkit.discovery.plugins import PluginSelection, load_plugins
 from pktkit.errors import PluginError, UsageError
 from pktkit.hookspecs import hookimpl
 from pktkit.options import option
-from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.recipe import dump_recipe
 from pktkit.registry import HOOKS, Registry
 

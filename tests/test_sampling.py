@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pktkit.generation import Ending, generate
+from pktkit.inference.generation import Ending, generate
+from pktkit.inference.sampling import Sampling
 from pktkit.pair import LoadedModel
-from pktkit.sampling import Sampling
 from pktkit.testing import tiny_loaded
 
 

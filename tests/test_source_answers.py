@@ -8,7 +8,7 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit.budget import Budget
 from pktkit.components import Choice, Kind
-from pktkit.generation import continuation_logprobs, generate
+from pktkit.inference.generation import continuation_logprobs, generate
 from pktkit.journal import Journal
 from pktkit.probe import Probe, ReadingCache
 from pktkit.registry import Registry

@@ -12,11 +12,11 @@ from tiny_transfers import data_for, layer_map, logits, pair_of, word_task
 from pktkit.checkpoints import spreading
 from pktkit.checkpoints.spreading import placed
 from pktkit.cli import main
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.journal import Journal
 from pktkit.offloaded import held, waits
 from pktkit.pair import ModelPair, load_model, save_model, weights_hash
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.testing import tiny_loaded

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pktkit.similarity import linear_cka
+from pktkit.activations.similarity import linear_cka
 from pktkit_latent import fisher
 from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
 from pktkit_latent.terms import (

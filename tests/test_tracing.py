@@ -12,13 +12,13 @@ from tiny_transfers import data_for, pair_of, word_task
 
 from pktkit.cli import main
 from pktkit.components import Choice, Component, Strategy
+from pktkit.discovery.plugins import PluginSelection, load_plugins
 from pktkit.errors import PktkitError, StrategyError
 from pktkit.hookspecs import hookimpl
 from pktkit.journal import Journal
-from pktkit.plugins import PluginSelection, load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
-from pktkit.tracing import Trace, TraceEvent, at_block, block_of
+from pktkit.running.tracing import Trace, TraceEvent, at_block, block_of
 from pktkit.transfer import run_transfer
 from pktkit.values import Alignment, Interface, TargetStates
 

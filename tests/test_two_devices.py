@@ -13,9 +13,9 @@ from second_device import PLACE, Elsewhere, moved, second_device
 from tiny_transfers import data_for, pair_of, word_task
 
 from pktkit.components import Strategy
+from pktkit.discovery.plugins import load_plugins
 from pktkit.journal import Journal
 from pktkit.pair import ModelPair
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.settings import ProbeSettings

@@ -13,9 +13,9 @@ import pytest
 from two_processes import CASES
 
 from pktkit.budget import Budget
+from pktkit.distributed.launch import joined, requested_sharding, shared_directory
+from pktkit.distributed.processes import ALONE, Processes, Sharding
 from pktkit.errors import UsageError
-from pktkit.launch import joined, requested_sharding, shared_directory
-from pktkit.processes import ALONE, Processes, Sharding
 
 TESTS = Path(__file__).parent
 

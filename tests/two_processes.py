@@ -16,22 +16,22 @@ import torch
 from click.testing import CliRunner
 from tiny_transfers import pair_of, same_bits, snapshot
 
-import pktkit.processes
+import pktkit.distributed.processes
 from pktkit.budget import Budget
 from pktkit.cli import main
 from pktkit.components import Choice
+from pktkit.discovery.plugins import load_plugins
+from pktkit.distributed.launch import joined
+from pktkit.distributed.processes import ALONE, Processes, Sharding
 from pktkit.errors import PktkitError
 from pktkit.journal import Journal, fingerprint
-from pktkit.launch import joined
 from pktkit.meter import SOURCE, TARGET, Meter
-from pktkit.objectives import CrossEntropy
 from pktkit.overrides import apply_all
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe, ReadingCache
-from pktkit.processes import ALONE, Processes, Sharding
 from pktkit.registry import Registry
 from pktkit.tasks.base import Item, Task, TaskCard
 from pktkit.training import Auxiliary, TransferData, train
+from pktkit.training.objectives import CrossEntropy
 from pktkit.transfer import run_transfer
 from pktkit.values import Interface
 
@@ -281,5 +281,5 @@ def everything(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    pktkit.processes.PATIENCE = timedelta(seconds=5)
+    pktkit.distributed.processes.PATIENCE = timedelta(seconds=5)
     everything(Path(sys.argv[1]))

@@ -8,11 +8,11 @@ pktkit compare --strategies latent,mean-shift
 import attrs
 import torch
 
+from pktkit.activations.moments import stream_moments
+from pktkit.activations.paired import PairedStates
 from pktkit.components import Choice, Component, Strategy
 from pktkit.hookspecs import hookimpl
-from pktkit.moments import stream_moments
 from pktkit.options import option
-from pktkit.paired import PairedStates
 from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, TargetStates
 

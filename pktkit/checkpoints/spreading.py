@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pktkit.checkpoints.outline import empty_model
+from pktkit.distributed.processes import launched
 from pktkit.families import Anatomy
-from pktkit.processes import launched
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,10 +9,10 @@ import attrs
 import click
 
 from pktkit import logs
+from pktkit.discovery.plugins import Plugins, PluginSelection, load_plugins
 from pktkit.errors import UsageError
-from pktkit.plugins import Plugins, PluginSelection, load_plugins
 from pktkit.registry import Registry
-from pktkit.tracing import Trace, TraceEvent
+from pktkit.running.tracing import Trace, TraceEvent
 
 
 @attrs.define(slots=False)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError
-from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.cli.context import AppContext

@@ -179,7 +179,7 @@ def sweep(app: AppContext, models: ModelChoice, request: Request) -> int:
     fine-tuning. The best one is written as a recipe, with its gain corrected for having been
     chosen. The test split is not there: confirm the recipe with `pktkit compare`.
     """
-    from pktkit.processes import launched
+    from pktkit.distributed.processes import launched
 
     logs.configure(app.verbosity)
     if launched() > 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pktkit import logs
 
 if TYPE_CHECKING:
-    from pktkit.processes import Processes
+    from pktkit.distributed.processes import Processes
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def together(
     Raises:
         UsageError: the launch asks for what pktkit does not do.
     """
-    from pktkit.launch import joined, shared_directory
+    from pktkit.distributed.launch import joined, shared_directory
 
     source, target = devices
     with (

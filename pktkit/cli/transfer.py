@@ -11,9 +11,9 @@ import click
 
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
 from pktkit.permission import FLAG
-from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy

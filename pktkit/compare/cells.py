@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import attrs
 import structlog
 
-from pktkit.boundary import checked_scores
 from pktkit.compare.memory import PeakMemory
 from pktkit.compare.parity import Costs, flop_costs, reference_arm, token_costs, trial_steps
 from pktkit.compare.plan import Plan, choose_task, scored
 from pktkit.components import Kind
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import JournalError, LaunchError, PktkitError, UsageError
 from pktkit.journal import Journal
 from pktkit.memory import does_not_fit, is_out_of_memory
@@ -24,11 +24,11 @@ from pktkit.meter import SOURCE, TARGET, Meter
 from pktkit.outcomes import CellKey, CellResult, Spent
 from pktkit.permission import code_execution
 from pktkit.points import budget_at, point_fields
-from pktkit.processes import ALONE, Processes
 from pktkit.registry import Registry
-from pktkit.stages import EVALUATE, Stages
+from pktkit.running.boundary import checked_scores
+from pktkit.running.stages import EVALUATE, Stages
+from pktkit.running.tracing import Trace, TraceEvent
 from pktkit.states.source import WrittenSource
-from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
 if TYPE_CHECKING:

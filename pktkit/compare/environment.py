@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.plugins import OK
+from pktkit.discovery.plugins import OK
 
 if TYPE_CHECKING:
     from pktkit.registry import Registry

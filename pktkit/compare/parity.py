@@ -100,7 +100,7 @@ def token_costs(data: TransferData, tokens: int, taken: int) -> Costs:
 
 def _walk(data: TransferData, *, padded: bool) -> Callable[[], Iterator[tuple[int, int]]]:
     """Return what gives the tokens of each step's rows, and how many rows are new."""
-    from pktkit.training import row_order
+    from pktkit.training.loop import row_order
 
     split, budget = data.probe.encoded("train"), data.budget
 

@@ -10,9 +10,9 @@ import attrs
 
 from pktkit.budget import EQUAL
 from pktkit.components import Choice, Kind, Strategy
+from pktkit.discovery.plugins import PluginSelection
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey
-from pktkit.plugins import PluginSelection
 from pktkit.points import OWN
 from pktkit.settings import EvidenceSettings, ProbeSettings
 

@@ -18,7 +18,7 @@ from pktkit.compare.lock import Lock
 from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
-from pktkit.processes import ALONE, Processes
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.report.kept_sections import SECTIONS, read_sections
 from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise

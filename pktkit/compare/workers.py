@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pktkit import logs
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import PktkitError, StrategyError
-from pktkit.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pktkit.compare.cells import CellProgress, CellRunner

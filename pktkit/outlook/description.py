@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pktkit.likelihood import context_limit
+from pktkit.inference.likelihood import context_limit
 from pktkit.pair import describe
 
 if TYPE_CHECKING:

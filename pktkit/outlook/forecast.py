@@ -16,7 +16,6 @@ from pktkit.compare.plan import choose_task, scored
 from pktkit.compare.workers import default_jobs
 from pktkit.errors import PktkitError
 from pktkit.memory import LOWER
-from pktkit.objectives import reads_source
 from pktkit.outlook.memory import (
     CHUNK,
     CONTEXT,
@@ -35,6 +34,7 @@ from pktkit.outlook.work import EFFICIENCY, reading_flops, scoring_flops, traini
 from pktkit.outlook.workload import Workload
 from pktkit.points import budget_at
 from pktkit.touched import Touched
+from pktkit.training.objectives import reads_source
 from pktkit.transfer import budget_for
 
 if TYPE_CHECKING:

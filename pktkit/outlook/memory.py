@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pktkit.batching import ACCELERATOR_TOKENS, BATCH_ROWS, BATCH_TOKENS, Cost
+from pktkit.inference.batching import ACCELERATOR_TOKENS, BATCH_ROWS, BATCH_TOKENS, Cost
 
 if TYPE_CHECKING:
     from pktkit.budget import Budget

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.training import seeded
+from pktkit.training.loop import seeded
 
 if TYPE_CHECKING:
     import torch

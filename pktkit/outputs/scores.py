@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pktkit.boundary import checked_scores
 from pktkit.components import Kind
 from pktkit.errors import UsageError
 from pktkit.journal import Journal
-from pktkit.stages import EVALUATE, Stages
+from pktkit.running.boundary import checked_scores
+from pktkit.running.stages import EVALUATE, Stages
 from pktkit.statistics import paired_bootstrap
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def answers(model: LoadedModel, task: Task, items: Sequence[Item]) -> list[str]:
         task: its template and limits.
         items: any items of the task.
     """
-    from pktkit.generation import continuation_logprobs, generate
+    from pktkit.inference.generation import continuation_logprobs, generate
 
     found = dict.fromkeys((item.id for item in items), "")
     chosen = [item for item in items if item.choices]

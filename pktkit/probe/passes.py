@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pktkit.activations.recording import forward, hidden_state, record
 from pktkit.encoding import EncodedSplit, collate, padding_id
 from pktkit.errors import NonFiniteError
 from pktkit.probe.readers import forward_states, visiting_order
-from pktkit.recording import forward, hidden_state, record
 
 if TYPE_CHECKING:
     from torch import Tensor

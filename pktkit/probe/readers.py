@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.activations.recording import EMBEDDING, forward, record
 from pktkit.encoding import EncodedSplit, collate, padding_id
 from pktkit.meter import uncounted
-from pktkit.recording import EMBEDDING, forward, record
 from pktkit.values import Interface
 
 if TYPE_CHECKING:

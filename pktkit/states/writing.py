@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 import pktkit
-from pktkit.boundary import checked_scores
 from pktkit.cache import ReadingCache
 from pktkit.cache.address import library_versions, reading_code
 from pktkit.checkpoints import quiet, require_writable
@@ -23,6 +22,7 @@ from pktkit.errors import DoesNotFitError, UsageError
 from pktkit.offloaded import held
 from pktkit.probe import Probe
 from pktkit.probe.identity import model_content, tokenizer_content
+from pktkit.running.boundary import checked_scores
 from pktkit.states.record import READINGS, WEIGHTS, StatesRecord
 from pktkit.states.source import evaluator_of, item_content
 from pktkit.values import Origin

@@ -11,7 +11,7 @@ from attrs import validators
 
 from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 from pktkit.permission import require_code_execution

@@ -12,11 +12,11 @@ from attrs import validators
 
 from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
+from pktkit.inference.sampling import Sampling
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 from pktkit.permission import require_code_execution
-from pktkit.sampling import Sampling
 from pktkit_benchmarks.pass_at_k import pass_at_k
 from pktkit_benchmarks.programs import ProgramLimits, run_programs
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.errors import UsageError, unknown_name
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 from pktkit.tasks.base import Item

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pktkit.errors import UsageError
-from pktkit.generation import Continuation, score_continuations
+from pktkit.inference.generation import Continuation, score_continuations
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 

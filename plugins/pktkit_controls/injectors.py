@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import validators
 
-from pktkit.adapters import LoraShape
-from pktkit.capacity import TRAINED, trainable
 from pktkit.errors import unknown_name
 from pktkit.families import PROJECTIONS
-from pktkit.objectives import OUTPUT_TERMS, OutputObjective, reads_source
 from pktkit.options import option
 from pktkit.touched import Touched
 from pktkit.training import train
+from pktkit.training.adapters import LoraShape
+from pktkit.training.capacity import TRAINED, trainable
+from pktkit.training.objectives import OUTPUT_TERMS, OutputObjective, reads_source
 from pktkit.values import Alignment, Injection
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import torch
 from attrs import validators
 from torch.nn import functional
 
+from pktkit.activations.recording import forward, record
 from pktkit.capabilities import Capabilities
 from pktkit.encoding import EncodedSplit, collate, padding_id
 from pktkit.errors import NonFiniteError, UsageError, unknown_name
 from pktkit.options import option
-from pktkit.recording import forward, record
 from pktkit.values import Alignment, LayerMap, Origin
 from pktkit_laten.attribution import Attribution, AttributionOptions, paired_blocks
 from pktkit_laten.functional import frozen, injected

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pktkit.training import seeded
+from pktkit.training.loop import seeded
 
 BETAS = (0.9, 0.95)
 """Of AdamW; the schedule then cycles the first between 0.95 and 0.85."""

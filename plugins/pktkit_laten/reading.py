@@ -18,9 +18,9 @@ import attrs
 import torch
 from torch import nn
 
+from pktkit.activations.recording import hidden_state
 from pktkit.errors import PairIncompatibleError, UsageError
 from pktkit.offloaded import held
-from pktkit.recording import hidden_state
 
 if TYPE_CHECKING:
     from torch import Tensor

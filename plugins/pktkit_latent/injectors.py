@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.capacity import Trainable, trainable
 from pktkit.errors import StrategyError, UsageError
 from pktkit.options import option
 from pktkit.training import train
+from pktkit.training.capacity import Trainable, trainable
 from pktkit.values import Alignment, Injection
 from pktkit_latent.objectives import Steering, require_states
 from pktkit_latent.schedules import Frontier, Together

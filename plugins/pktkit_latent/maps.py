@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from pktkit.activations.moments import add_gram, mirrored
 from pktkit.errors import PairIncompatibleError
-from pktkit.moments import add_gram, mirrored
 from pktkit_latent.spectral import inverse, spectral
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import attrs
 import torch
 
 from pktkit.errors import StrategyError
-from pktkit.objectives import OUTPUT_TERMS, OutputTerm
 from pktkit.pair import vocab_size
 from pktkit.training import Auxiliary
+from pktkit.training.objectives import OUTPUT_TERMS, OutputTerm
 from pktkit.values import TargetStates
 from pktkit_latent.confidence import gold_confidence
 from pktkit_latent.schedules import Focus, LayerSchedule
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from pktkit.encoding import Batch
     from pktkit.pair import LoadedModel
-    from pktkit.step_view import StepView
     from pktkit.training import TransferData
+    from pktkit.training.step_view import StepView
     from pktkit_latent.steering_options import SteeringOptions
 
 

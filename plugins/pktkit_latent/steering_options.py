@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import validators
 
-from pktkit.adapters import LoraShape
-from pktkit.capacity import TRAINED
 from pktkit.errors import StrategyError, UsageError
-from pktkit.objectives import OUTPUT_TERMS, reads_source
 from pktkit.options import option
 from pktkit.touched import Touched
+from pktkit.training.adapters import LoraShape
+from pktkit.training.capacity import TRAINED
+from pktkit.training.objectives import OUTPUT_TERMS, reads_source
 from pktkit.values import Space, TargetStates
 from pktkit_latent.schedules import SHAPES, LayerSchedule
 from pktkit_latent.terms import LAYER_TERMS

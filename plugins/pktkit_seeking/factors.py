@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pktkit.errors import NonFiniteError
-from pktkit.training import seeded
+from pktkit.training.loop import seeded
 
 SVD = ("exact", "randomised")
 SIGMA = ("B", "both")

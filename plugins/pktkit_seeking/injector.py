@@ -14,14 +14,14 @@ import attrs
 import torch
 from attrs import validators
 
-from pktkit.adapters import Adapter, LoraShape, added_weight, base_weight, lora
 from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.families import PROJECTIONS
-from pktkit.objectives import CrossEntropy
 from pktkit.options import option
 from pktkit.touched import Touched
 from pktkit.training import train
+from pktkit.training.adapters import Adapter, LoraShape, added_weight, base_weight, lora
+from pktkit.training.objectives import CrossEntropy
 from pktkit.values import Injection
 
 if TYPE_CHECKING:

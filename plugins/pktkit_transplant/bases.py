@@ -16,9 +16,9 @@ import attrs
 import torch
 from torch import nn
 
+from pktkit.activations.recording import EMBEDDING
 from pktkit.errors import NonFiniteError
 from pktkit.probe.readers import forward_states
-from pktkit.recording import EMBEDDING
 from pktkit.state_maps import AffineMap
 from pktkit.values import Origin
 from pktkit_transplant.maps import Change, between_norms, linear_inverse

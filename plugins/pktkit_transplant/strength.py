@@ -10,9 +10,9 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional
 
+from pktkit.activations.recording import forward, record
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import NonFiniteError
-from pktkit.recording import forward, record
 
 if TYPE_CHECKING:
     from torch import Tensor

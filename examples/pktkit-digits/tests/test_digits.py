@@ -9,9 +9,9 @@ from pktkit_digits.misses import columns, section
 from pktkit_digits.task import task
 
 from pktkit.components import Choice, Kind
+from pktkit.discovery.plugins import load_plugins
 from pktkit.errors import UsageError
 from pktkit.outcomes import CellKey, CellResult, ComparisonRecord, ItemScore, StageRecord
-from pktkit.plugins import load_plugins
 from pktkit.registry import Registry
 from pktkit.report.rundir import RunDirectory
 from pktkit.tasks.base import Item, Task, TaskCard

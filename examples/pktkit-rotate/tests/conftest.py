@@ -2,8 +2,8 @@ import pktkit_rotate
 import pytest
 
 from pktkit.components import Choice
+from pktkit.discovery.plugins import load_plugins
 from pktkit.pair import ModelPair
-from pktkit.plugins import load_plugins
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.tasks.base import Item, Task, TaskCard

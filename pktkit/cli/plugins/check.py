@@ -10,8 +10,8 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_named, unknown
 from pktkit.components import Kind
+from pktkit.discovery.plugins import OK
 from pktkit.errors import UsageError
-from pktkit.plugins import OK
 from pktkit.registry import Registered, Registry
 from pktkit.tables import table
 
@@ -105,7 +105,7 @@ def _options(settings: tuple[str, ...]) -> dict[str, Any]:
 def _checked(
     entry: Registered, registry: Registry, options: dict[str, Any], thorough: bool
 ) -> tuple[CheckResult, ...]:
-    from pktkit.isolation import stdout_to_stderr
+    from pktkit.running.isolation import stdout_to_stderr
     from pktkit.testing import checks_for, run_checks
 
     with stdout_to_stderr():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from pktkit.components import Kind
+from pktkit.discovery.plugins import PluginStatus
 from pktkit.errors import UsageError, unknown_name
-from pktkit.plugins import PluginStatus
 from pktkit.registry import Registered, Registry
 
 kind_option = click.option(

@@ -23,7 +23,7 @@ def doctor(app: AppContext, as_json: bool) -> int:
     Broken plugins and components, misspelt hooks, heavy or slow imports, names claimed twice,
     plugins that do not say which plugin API they were written for.
     """
-    from pktkit.doctor import Severity, examine
+    from pktkit.discovery.doctor import Severity, examine
 
     registry = app.silent_registry
     findings = examine(registry)

@@ -12,8 +12,8 @@ import click
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_named, unknown
 from pktkit.components import Choice, Kind, Strategy
+from pktkit.discovery.plugins import PluginStatus
 from pktkit.errors import PktkitError
-from pktkit.plugins import PluginStatus
 from pktkit.registry import Registered, Registry
 from pktkit.tables import table
 

@@ -9,7 +9,7 @@ import attrs
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.plugins import OK, PluginStatus
+from pktkit.discovery.plugins import OK, PluginStatus
 from pktkit.registry import Registered, Registry
 from pktkit.tables import table
 

@@ -22,7 +22,7 @@ def new(app: AppContext, name: str, out: Path | None) -> None:
 
     An aligner and a strategy that work, their contract tests, README, pyproject and a CI file.
     """
-    from pktkit.scaffold import PREFIX, render, write
+    from pktkit.discovery.scaffold import PREFIX, render, write
 
     files = render(name, app.silent_registry)
     directory = out or Path(f"{PREFIX}{name}")

@@ -216,7 +216,7 @@ _ALL = (
     Law(
         "only-its-rows",
         "Training rows that the run was not given have no influence.",
-        "pktkit/training.py, TransferData",
+        "pktkit/training/loop.py, TransferData",
         (_INJECTOR,),
     ),
     Law(

@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from pktkit.errors import PktkitError
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
 from pktkit.outcomes import ItemScore
 from pktkit.pair import LoadedModel
 from pktkit.permission import code_execution

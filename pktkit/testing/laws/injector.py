@@ -11,13 +11,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from pktkit.activations.recording import forward, record
 from pktkit.budget import Budget
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import JournalError, PktkitError, UsageError
 from pktkit.journal import Journal
 from pktkit.pair import LoadedModel, load_model, save_model
 from pktkit.probe import Probe
-from pktkit.recording import forward, record
 from pktkit.tasks.base import Task
 from pktkit.testing.laws import common
 from pktkit.testing.laws.common import Observed, Test, differences, state_of

@@ -13,7 +13,7 @@ from pktkit.journal import Journal
 from pktkit.options import build_options
 from pktkit.recipe import dump_recipe, parse_recipe
 from pktkit.registry import Registry
-from pktkit.stages import seeded
+from pktkit.running.stages import seeded
 from pktkit.testing.laws import common
 from pktkit.testing.laws.common import Observed, Test, differences, state_of
 from pktkit.testing.laws.injector import (

@@ -19,7 +19,7 @@ from pktkit_latent.spectral import RANK_TOLERANCE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.moments import Moments
+    from pktkit.activations.moments import Moments
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
     from pktkit.prospect import Prospect

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pktkit.activations.paired import PairedStates
 from pktkit.capabilities import Saving
 from pktkit.errors import UsageError
-from pktkit.paired import PairedStates
 from pktkit.values import Alignment, LayerMap, TargetStates
 from pktkit_latent.aligners.figures import fit_figures
 from pktkit_latent.aligners.placebo import with_placebo

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from pktkit.activations.similarity import centred_cosine, linear_cka
 from pktkit.probe.readers import RowIndex
-from pktkit.similarity import centred_cosine, linear_cka
 from pktkit.state_maps import AffineMap
 from pktkit.values import LayerMap, Space, TargetStates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit.paired import PairedStates, States
+    from pktkit.activations.paired import PairedStates, States
 
 FIGURE_TOKENS = 1024
 """About how many tokens figures are computed on."""

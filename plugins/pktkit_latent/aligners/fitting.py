@@ -9,10 +9,10 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.activations.moments import MAX_BYTES, Moments, stream_moments
+from pktkit.activations.paired import PairedStates
 from pktkit.errors import UsageError
-from pktkit.moments import MAX_BYTES, Moments, stream_moments
 from pktkit.options import option
-from pktkit.paired import PairedStates
 from pktkit.state_maps import AffineMap
 from pktkit.values import Alignment, Interface, LayerMap, Origin, StateMap, TargetStates
 from pktkit_latent.aligners.delivery import deliver, require_links

@@ -15,7 +15,7 @@ from pktkit_latent.aligners.fitting import FittedOptions, fit_alignment
 from pktkit_latent.spectral import inverse
 
 if TYPE_CHECKING:
-    from pktkit.moments import Moments
+    from pktkit.activations.moments import Moments
     from pktkit.pair import ModelPair
     from pktkit.probe import Probe
     from pktkit.prospect import Prospect

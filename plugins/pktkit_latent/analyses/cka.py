@@ -9,11 +9,11 @@ import attrs
 from attrs import validators
 
 from pktkit import plotting
+from pktkit.activations.similarity import CkaMatrix
 from pktkit.analysis import AnalysisResult, Table
 from pktkit.errors import UsageError
 from pktkit.options import option
 from pktkit.outcomes import Figure
-from pktkit.similarity import CkaMatrix
 from pktkit.values import Interface, Origin
 from pktkit_latent.analyses.common import extremes, number, token_chunks
 

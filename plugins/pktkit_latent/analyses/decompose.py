@@ -10,13 +10,13 @@ import attrs
 import torch
 
 from pktkit import plotting
+from pktkit.activations.moments import add_gram, mirrored
+from pktkit.activations.recording import EMBEDDING
+from pktkit.activations.similarity import mean_cosines
 from pktkit.analysis import AnalysisResult, Table
-from pktkit.moments import add_gram, mirrored
 from pktkit.options import option
 from pktkit.outcomes import Figure
 from pktkit.pair import vocab_size
-from pktkit.recording import EMBEDDING
-from pktkit.similarity import mean_cosines
 from pktkit.state_maps import AffineMap, unit_length
 from pktkit.values import Origin
 from pktkit_latent.analyses.common import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from pktkit.activations.similarity import mean_cosines
 from pktkit.errors import UsageError
-from pktkit.similarity import mean_cosines
 from pktkit.values import Interface, Origin, TargetStates
 from pktkit_latent.analyses.common import answer_positions
 from pktkit_latent.wanted import item_permutation

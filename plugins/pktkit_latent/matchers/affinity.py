@@ -9,10 +9,10 @@ import attrs
 import structlog
 from attrs import validators
 
+from pktkit.activations.similarity import CkaMatrix
 from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError
 from pktkit.options import option
-from pktkit.similarity import CkaMatrix
 from pktkit.values import Interface, LayerLink, LayerMap, Origin
 from pktkit_latent.matchers.assignment import monotone_assignment
 from pktkit_latent.matchers.depth import sources_by_depth

@@ -9,7 +9,7 @@ import attrs
 from attrs import validators
 
 from pktkit.errors import UsageError
-from pktkit.generation import generate
+from pktkit.inference.generation import generate
 from pktkit.options import option
 from pktkit.outcomes import ItemScore
 

@@ -9,11 +9,11 @@ import attrs
 import torch
 from attrs import validators
 
+from pktkit.activations.moments import MAX_BYTES, grouped
+from pktkit.activations.paired import PairedStates
 from pktkit.capabilities import Capabilities
 from pktkit.errors import NonFiniteError, UsageError
-from pktkit.moments import MAX_BYTES, grouped
 from pktkit.options import option
-from pktkit.paired import PairedStates
 from pktkit.values import Alignment, Interface, LayerMap, TargetStates
 from pktkit_rotate.resistant import LOSSES, WeightedSums, token_weights
 

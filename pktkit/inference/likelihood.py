@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.batching import Load, evaluating, run_in_batches
+from pktkit.activations.recording import forward, record
 from pktkit.encoding import (
     EncodedItem,
     EncodedSplit,
@@ -18,8 +18,8 @@ from pktkit.encoding import (
     template,
 )
 from pktkit.errors import UsageError
-from pktkit.prefixes import CachedReader, keeps_prefixes, right_padded
-from pktkit.recording import forward, record
+from pktkit.inference.batching import Load, evaluating, run_in_batches
+from pktkit.inference.prefixes import CachedReader, keeps_prefixes, right_padded
 from pktkit.tasks.base import Item
 
 if TYPE_CHECKING:

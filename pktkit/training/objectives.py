@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pktkit.probe import LogitReader, Probe
-    from pktkit.step_view import StepView
+    from pktkit.training.step_view import StepView
 
 
 class OutputTerm(Protocol):

@@ -19,12 +19,12 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-from pktkit.exchange import whole
-from pktkit.layout import Layout
+from pktkit.distributed.exchange import whole
+from pktkit.distributed.layout import Layout
 
 if TYPE_CHECKING:
+    from pktkit.distributed.processes import Processes, Sharding
     from pktkit.pair import LoadedModel
-    from pktkit.processes import Processes, Sharding
 
 
 @attrs.frozen(eq=False)

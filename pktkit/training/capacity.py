@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.adapters import LoraShape, lora
+from pktkit.training.adapters import LoraShape, lora
 
 if TYPE_CHECKING:
     from torch import nn

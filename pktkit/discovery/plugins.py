@@ -15,9 +15,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from pktkit.errors import did_you_mean
-from pktkit.hookspecs import API_VERSION
-from pktkit.installed import (
+from pktkit.discovery.installed import (
     BLOCKED,
     BROKEN,
     CLASH,
@@ -31,8 +29,10 @@ from pktkit.installed import (
     objection,
     shadowed,
 )
-from pktkit.isolation import FAULTS, describe, stdout_to_stderr
-from pktkit.tracing import Trace
+from pktkit.errors import did_you_mean
+from pktkit.hookspecs import API_VERSION
+from pktkit.running.isolation import FAULTS, describe, stdout_to_stderr
+from pktkit.running.tracing import Trace
 
 __all__ = [
     "BLOCKED",

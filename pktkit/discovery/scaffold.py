@@ -53,7 +53,7 @@ def render(name: str, registry: Registry) -> dict[str, str]:
         "api": str(API_VERSION),
         "version": __version__,
     }
-    templates = resources.files("pktkit") / "templates" / "plugin"
+    templates = resources.files("pktkit.discovery") / "templates" / "plugin"
     return {
         string.Template(path).substitute(values): string.Template(
             (templates / template).read_text(encoding="utf-8")

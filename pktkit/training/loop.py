@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit import meter
+from pktkit.distributed.layout import laid_out
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
-from pktkit.forward_modes import checkpointing
-from pktkit.gradients import Gradient, require_finite
-from pktkit.layout import laid_out
-from pktkit.processes import ALONE, Processes
+from pktkit.training.forward_modes import checkpointing
+from pktkit.training.gradients import Gradient, require_finite
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from pktkit.budget import Budget
-    from pktkit.gradients import Objective
     from pktkit.pair import LoadedModel
     from pktkit.probe import Probe
+    from pktkit.training.gradients import Objective
 
 
 @attrs.frozen(eq=False)
@@ -241,7 +241,7 @@ def _clip(
     """Limit the gradient norm of each group on its own."""
     import torch
 
-    from pktkit.exchange import whole
+    from pktkit.distributed.exchange import whole
 
     for parameters in groups:
         norm = torch.nn.utils.clip_grad_norm_(parameters, largest)

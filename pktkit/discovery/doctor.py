@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from pktkit import hookspecs
+from pktkit.discovery.plugins import BROKEN, OK, SHADOWED, Plugins, PluginStatus
 from pktkit.errors import PktkitError, did_you_mean
-from pktkit.plugins import BROKEN, OK, SHADOWED, Plugins, PluginStatus
 from pktkit.registry import Registry
 
 SLOW_SECONDS = 0.5

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from pktkit.activations.recording import forward, record
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.encoding import collate, padding_id
 from pktkit.errors import NonFiniteError
-from pktkit.forward_modes import autocast
-from pktkit.processes import ALONE, Processes
-from pktkit.recording import forward, record
-from pktkit.step_view import SharedView, StepView
+from pktkit.training.forward_modes import autocast
+from pktkit.training.step_view import SharedView, StepView
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from pktkit.activations.recording import head_reads
 from pktkit.encoding import padding_id
-from pktkit.recording import head_reads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

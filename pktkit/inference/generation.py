@@ -1,4 +1,4 @@
-"""Generation, batched, for any causal language model; likelihoods are in `pktkit.likelihood`."""
+"""Generation, batched, for any causal language model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.batching import BATCH_ROWS, BATCH_TOKENS, Load, evaluating, run_in_batches
 from pktkit.encoding import encode_text, template
 from pktkit.errors import UsageError
-from pktkit.likelihood import (
+from pktkit.inference.batching import BATCH_ROWS, BATCH_TOKENS, Load, evaluating, run_in_batches
+from pktkit.inference.likelihood import (
     Continuation,
     context_limit,
     continuation_logprobs,
     score_continuations,
 )
-from pktkit.prefixes import CachedReader
-from pktkit.sampling import GREEDY, Sampling
+from pktkit.inference.prefixes import CachedReader
+from pktkit.inference.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,8 @@
 
 Every process computes the same loss from all rows of a micro-batch, but runs the model on its
 share of them only; gradients are averaged before a step. The result is the gradient that one
-process would have computed, whatever the loss does with the rows (see `pktkit.exchange`).
+process would have computed, whatever the loss does with the rows, see
+`pktkit.distributed.exchange`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PATIENCE = timedelta(seconds=60)
 
 @attrs.frozen
 class Sharding:
-    """How a target's weights are spread while it trains, see `pktkit.sharding`.
+    """How a target's weights are spread while it trains, see `pktkit.distributed.sharding`.
 
     Arguments:
         reshard_after_forward: drop a block's whole weights between forward and backward pass.
@@ -98,7 +99,7 @@ class Processes:
         """
         if not self.several:
             return values
-        from pktkit.exchange import Gather
+        from pktkit.distributed.exchange import Gather
 
         gathered: Tensor = Gather.apply(values.movedim(dim, 0), tuple(counts), self.rank)
         return gathered.movedim(0, dim)
@@ -107,7 +108,7 @@ class Processes:
         """Return the sum over all processes; differentiable."""
         if not self.several:
             return value
-        from pktkit.exchange import Total
+        from pktkit.distributed.exchange import Total
 
         summed: Tensor = Total.apply(value, self.count)
         return summed
@@ -115,14 +116,14 @@ class Processes:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over all processes."""
         if self.several:
-            from pktkit.exchange import average_gradients
+            from pktkit.distributed.exchange import average_gradients
 
             average_gradients(parameters, self.count)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of process 0."""
         if self.several:
-            from pktkit.exchange import copy_from_main
+            from pktkit.distributed.exchange import copy_from_main
 
             copy_from_main(tensors)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from pktkit.errors import JournalError, UsageError
-from pktkit.training import seeded
+from pktkit.training.loop import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

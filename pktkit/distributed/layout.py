@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from pktkit.distributed.processes import Processes
     from pktkit.pair import LoadedModel
-    from pktkit.processes import Processes
 
 
 @attrs.frozen(eq=False)
@@ -52,7 +52,7 @@ def laid_out(
     if processes.sharding is None:
         yield Layout(target, called, parameters[0].device)
         return
-    from pktkit.sharding import spread
+    from pktkit.distributed.sharding import spread
 
     with spread(target, called, parameters, processes) as layout:
         yield layout

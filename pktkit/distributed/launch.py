@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from pktkit.distributed.processes import ALONE, Processes, Sharding, launched
 from pktkit.errors import UsageError
-from pktkit.processes import ALONE, Processes, Sharding, launched
 
 log = structlog.get_logger(__name__)
 

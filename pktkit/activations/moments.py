@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from pktkit.activations.paired import PairedStates
 from pktkit.errors import DoesNotFitError, NonFiniteError
-from pktkit.paired import PairedStates
 from pktkit.values import LayerLink, LayerMap
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pktkit.recording import Recording
+from pktkit.activations.recording import Recording
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pktkit.distributed.processes import Processes
     from pktkit.encoding import Batch
-    from pktkit.processes import Processes
     from pktkit.values import Interface
 
 

@@ -1,0 +1,1 @@
+"""Processes of one launch that train one target together."""

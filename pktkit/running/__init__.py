@@ -1,0 +1,1 @@
+"""One component at work: traced, checked, and its faults kept its own."""
