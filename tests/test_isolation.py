@@ -102,7 +102,10 @@ FAULTS = {
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     pair = pair_of("llama")
-    rows = [{"prompt": f"t{i} t{i + 7}", "answer": f" t{i + 2}"} for i in range(30)]
+    rows = [  # scored by likelihood: what tiny models would generate never ends
+        {"prompt": f"t{i} t{i + 7}", "answer": f" t{i + 2}", "choices": [f" t{i + 2}", f" t{i}"]}
+        for i in range(30)
+    ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     save_model(pair.source, folder / "source")
     save_model(pair.target, folder / "target")

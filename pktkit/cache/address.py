@@ -56,7 +56,13 @@ class Address:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of `LIBRARIES`."""
-    return {name: metadata.version(name) for name in LIBRARIES}
+    return {name: _version(name) for name in LIBRARIES}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Return a package's version; reading its metadata takes milliseconds, and it stays."""
+    return metadata.version(name)
 
 
 @functools.cache

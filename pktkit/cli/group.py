@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -14,6 +16,10 @@ import click
 
 from pktkit.errors import PktkitError, did_you_mean
 from pktkit.memory import does_not_fit, is_out_of_memory
+
+# Python looks through all objects for garbage once more before a process ends: a second for those
+# of torch and transformers. The system takes the memory back anyway.
+atexit.register(gc.freeze)
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
