@@ -43,6 +43,7 @@ def run_watched(
     """
     from pktkit.compare.run import run_comparison
 
+    _prepare(jobs)
     with _watched(app, lock, directory, cells) as watcher:
         return run_comparison(
             lock.plan,
@@ -78,6 +79,7 @@ def run_part_watched(
     """
     from pktkit.compare.run import run_part
 
+    _prepare(jobs)
     with _watched(app, lock, directory, cells) as watcher:
         results = run_part(
             lock, directory, jobs=jobs, watcher=watcher, cache=cache, processes=processes
@@ -90,6 +92,12 @@ def run_part_watched(
         f"next     when all {parts} parts have run: pktkit report RUN RUN …, their folders"
     )
     return EXIT_STRATEGY_FAILED if failed else EXIT_OK
+
+
+def _prepare(jobs: int | None) -> None:
+    """Import what cells need as workers do, where this process runs them itself."""
+    if jobs == 0:
+        import pktkit.compare.warm  # noqa: F401
 
 
 @contextlib.contextmanager
