@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -28,6 +29,19 @@ class Kind(enum.StrEnum):
     STRATEGY = "strategy"
     TASK = "task"
     ANALYSIS = "analysis"
+
+
+METHODS: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.MATCHER: "match",
+        Kind.ALIGNER: "align",
+        Kind.INJECTOR: "inject",
+        Kind.EVALUATOR: "evaluate",
+        Kind.ANALYSIS: "analyse",
+    }
+)
+"""The method that makes a class a component of its kind; `pktkit.protocols` says what it does.
+Strategies and tasks are values and have none."""
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.capabilities import capabilities_of
-from pktkit.components import Choice, Component, Kind, Strategy
+from pktkit.components import METHODS, Choice, Component, Kind, Strategy
 from pktkit.discovery.plugins import (
     BROKEN,
     CLASH,
@@ -25,7 +25,6 @@ from pktkit.discovery.plugins import (
 from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
 from pktkit.hookspecs import PROJECT
 from pktkit.options import build_options, describe_options
-from pktkit.protocols import Analysis, Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
 from pktkit.recipe import load_recipe
 from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.running.tracing import Trace
@@ -46,16 +45,6 @@ HOOKS: Mapping[Kind, str] = MappingProxyType(
     }
 )
 """The hook that registers each kind."""
-
-_PROTOCOLS: Mapping[Kind, tuple[type, str]] = MappingProxyType(
-    {
-        Kind.MATCHER: (LayerMatcher, "match"),
-        Kind.ALIGNER: (LatentAligner, "align"),
-        Kind.INJECTOR: (KnowledgeInjector, "inject"),
-        Kind.EVALUATOR: (Evaluator, "evaluate"),
-        Kind.ANALYSIS: (Analysis, "analyse"),
-    }
-)
 
 
 @attrs.frozen
@@ -219,9 +208,7 @@ class Registry:
         cls = self._load(registered)
         options = build_options(_options_of(registered, cls), choice.options, registered.label)
         instance = _called(registered, cls, options)
-        protocol, method = _PROTOCOLS[kind]
-        if not isinstance(instance, protocol):
-            raise PluginError(f"{registered.label} has no method '{method}'.")
+        _require_method(registered, instance)
         return instance
 
     def strategy(self, name: str) -> Strategy:
@@ -298,13 +285,11 @@ class Registry:
                 choice = getattr(value, kind.value)
                 if choice is not None:
                     self.get(kind, choice.name)
-        if registered.kind not in _PROTOCOLS:
+        if registered.kind not in METHODS:
             return
         describe_options(_options_of(registered, value))
         capabilities_of(value)
-        method = _PROTOCOLS[registered.kind][1]
-        if not callable(getattr(value, method, None)):
-            raise PluginError(f"{registered.label} has no method '{method}'.")
+        _require_method(registered, value)
 
     def _load(self, registered: Registered) -> Any:
         return registered.load(self.plugins.trace)
@@ -357,6 +342,13 @@ def _options_of(registered: Registered, cls: Any) -> type:
             f"{registered.label}: {registered.component.path} has no class attribute 'Options'."
         )
     return options
+
+
+def _require_method(registered: Registered, value: Any) -> None:
+    """Refuse a class, or an instance of one, without the method of its protocol."""
+    method = METHODS[registered.kind]
+    if not callable(getattr(value, method, None)):
+        raise PluginError(f"{registered.label} has no method '{method}'.")
 
 
 def _called(registered: Registered, function: Any, *arguments: Any) -> Any:

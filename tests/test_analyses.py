@@ -14,7 +14,7 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit import plotting
 from pktkit.activations.similarity import centred_cosine, mean_cosines
-from pktkit.analysis import AnalysisContext, AnalysisResult, Table, run_analyses, run_analysis
+from pktkit.analysis import AnalysisContext, AnalysisResult, Table
 from pktkit.chosen_analyses import apply_overrides, choose_analyses
 from pktkit.cli import main
 from pktkit.components import Choice, Component, Kind
@@ -26,6 +26,7 @@ from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.report.jsonfile import plain
+from pktkit.running.analyses import run_analyses, run_analysis
 from pktkit.settings import ProbeSettings
 from pktkit.state_maps import AffineMap
 from pktkit.tasks.base import Item

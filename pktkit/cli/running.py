@@ -17,7 +17,7 @@ from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError
 if TYPE_CHECKING:
     from pktkit.cli.context import AppContext
     from pktkit.compare.lock import Lock
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
 
@@ -98,7 +98,7 @@ def _watched(
 ) -> Iterator[Watcher]:
     """Show how far a run is, and say how to go on with one that stops."""
     from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
 
     total = len(lock.cells)
     with CellDisplay(total if cells is None else cells, quiet=app.verbosity < 0) as display:

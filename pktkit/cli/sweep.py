@@ -253,7 +253,7 @@ def _finished(
 ) -> int:
     """Run what is missing, write the outcome and show it."""
     from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
     from pktkit.sweep.directory import resume_command
     from pktkit.sweep.outcome import judge
     from pktkit.sweep.report import write_outcome
