@@ -15,10 +15,12 @@ from pktkit.budget import EQUAL
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.cli.running import (
+    as_begun,
     default_directory,
     refuse_beside_resume,
     run_part_watched,
     run_watched,
+    where_begun,
 )
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
@@ -32,16 +34,6 @@ if TYPE_CHECKING:
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
     from pktkit.tasks.base import Task
-
-BESIDE_RESUME = (
-    "resume",
-    "jobs",
-    "cache",
-    "form",
-    "allow_code_execution",
-    "trust_remote_code",
-)
-"""Options that may be given beside `--resume`."""
 
 
 @attrs.frozen
@@ -234,24 +226,22 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
     """Go on with a run that stopped."""
     from pktkit.cli.together import together
     from pktkit.compare.preview import announce
-    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
+    from pktkit.compare.resume import stored_run
     from pktkit.compare.run import take_part
 
-    refuse_beside_resume(BESIDE_RESUME, lock="run.lock", beside="--jobs, --cache, --format")
+    refuse_beside_resume("run.lock")
     run = stored_run(path)
-    app = app.with_selection(run.lock.plan.selection)
-    kept, where = models.cache and models.cache.absolute(), f"the run in {path}"
+    kept = models.cache and models.cache.absolute()
     with (
-        started_in(run.lock.directory),
+        where_begun(app, run.lock) as app,
         together(run.lock.plan.pair.devices, kept) as (processes, cache),
     ):
-        require_unchanged(run.lock.pinned, app.registry, where=where)
-        lock = permitted(
+        lock = as_begun(
+            app,
             run.lock.pinned,
-            app.registry,
-            run_programs=request.allow_code_execution,
-            remote_code=models.placement.trust_remote_code,
-            where=where,
+            allow_code_execution=request.allow_code_execution,
+            trust_remote_code=models.placement.trust_remote_code,
+            where=f"the run in {path}",
         )
         if not processes.main:
             take_part(lock.plan, cache=cache, processes=processes)

@@ -14,8 +14,14 @@ from click.core import ParameterSource
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
-from pktkit.cli.running import default_directory, refuse_beside_resume
-from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError, UsageError
+from pktkit.cli.running import (
+    as_begun,
+    default_directory,
+    refuse_beside_resume,
+    watched,
+    where_begun,
+)
+from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, UsageError
 from pktkit.settings import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
@@ -25,17 +31,6 @@ if TYPE_CHECKING:
     from pktkit.sweep.space import Dimension
 
 DEFAULT_TRIALS = 20
-
-BESIDE_RESUME = (
-    "resume",
-    "trials",
-    "jobs",
-    "cache",
-    "form",
-    "allow_code_execution",
-    "trust_remote_code",
-)
-"""Options that may be given beside `--resume`."""
 
 TO_CONFIRM = (
     "--source",
@@ -215,25 +210,19 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path) -> int:
     """Go on with a sweep that stopped, or with more trials."""
-    from pktkit.compare.resume import permitted, require_unchanged, started_in
     from pktkit.sweep.directory import SweepDirectory
 
-    refuse_beside_resume(
-        BESIDE_RESUME, lock="sweep.lock", beside="--trials, --jobs, --cache, --format"
-    )
+    refuse_beside_resume("sweep.lock", further=("--trials",))
     directory = SweepDirectory.existing(path)
     lock = directory.lock()
-    kept, where = models.cache and models.cache.absolute(), f"the sweep in {path}"
-    app = app.with_selection(lock.run.plan.selection)
-    with started_in(lock.run.directory):
-        run = lock.run.pinned
-        require_unchanged(run, app.registry, where=where)
-        run = permitted(
-            run,
-            app.registry,
-            run_programs=request.allow_code_execution,
-            remote_code=models.placement.trust_remote_code,
-            where=where,
+    kept = models.cache and models.cache.absolute()
+    with where_begun(app, lock.run) as app:
+        run = as_begun(
+            app,
+            lock.run.pinned,
+            allow_code_execution=request.allow_code_execution,
+            trust_remote_code=models.placement.trust_remote_code,
+            where=f"the sweep in {path}",
         )
         search = attrs.evolve(lock.search, trials=request.trials or lock.search.trials)
         there = len(directory.trials())
@@ -252,8 +241,6 @@ def _finished(
     cache: Path | None,
 ) -> int:
     """Run what is missing, write the outcome and show it."""
-    from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.watcher import Watcher
     from pktkit.sweep.directory import resume_command
     from pktkit.sweep.outcome import judge
     from pktkit.sweep.report import write_outcome
@@ -262,19 +249,11 @@ def _finished(
     plan = lock.run.plan
     done = len({cell.key for cell in directory.run.cells() if not cell.failed})
     expected = len(plan.cells()) + lock.search.trials * len(plan.seeds) - done
-    try:
-        with CellDisplay(expected, quiet=app.verbosity < 0) as display:
-            trials, cells = run_sweep(
-                lock,
-                app.registry,
-                directory,
-                jobs=request.jobs,
-                watcher=Watcher(display.step, display.finished, display.analysing),
-                cache=cache,
-            )
-    except (KeyboardInterrupt, PktkitError):
-        click.echo(f"stopped  go on with: {resume_command(directory.path)}", err=True)
-        raise
+    go_on = f"stopped  go on with: {resume_command(directory.path)}"
+    with watched(app, expected, lambda: click.echo(go_on, err=True)) as watcher:
+        trials, cells = run_sweep(
+            lock, app.registry, directory, jobs=request.jobs, watcher=watcher, cache=cache
+        )
     outcome = judge(lock, trials, cells)
     write_outcome(outcome, directory, app.registry)
     click.echo(_shown(outcome, request.form), nl=False)
