@@ -90,7 +90,7 @@ class AnalysisContext:
 
     def model(self, origin: Origin) -> LoadedModel:
         """Return one of the two models."""
-        return self.pair.source if origin is Origin.SOURCE else self.pair.target
+        return self.pair.model(origin)
 
     def batches(self) -> Iterator[tuple[int, ...]]:
         """Yield the rows of the split, some at a time."""

@@ -15,7 +15,8 @@ from pktkit.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 from pktkit.tables import table
 
 if TYPE_CHECKING:
-    from pktkit.outlook.forecast import Arm, Forecast
+    from pktkit.outlook.arms import Arm
+    from pktkit.outlook.forecast import Forecast
 
 _MAP = 60
 """Characters of a layer map in the table."""

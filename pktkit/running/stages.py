@@ -18,7 +18,8 @@ from pktkit.running.tracing import Result, place_of
 
 if TYPE_CHECKING:
     from pktkit.journal import Journal
-    from pktkit.registry import Registered, Registry
+    from pktkit.registered import Registered
+    from pktkit.registry import Registry
 
 T = TypeVar("T")
 

@@ -39,7 +39,7 @@ def pktkit_evaluators() -> list[Component]:
         ),
         Component(
             name="lm-eval",
-            path="pktkit_benchmarks.harness:Harness",
+            path="pktkit_benchmarks.harness.evaluator:Harness",
             summary="Scores of lm-evaluation-harness, one per item.",
             reference="lm-evaluation-harness, arXiv 2405.14782",
         ),
@@ -105,7 +105,7 @@ def pktkit_tasks() -> list[Component]:
         ),
         Component(
             name="lm-eval",
-            path="pktkit_benchmarks.harness:HarnessTask",
+            path="pktkit_benchmarks.harness.task:HarnessTask",
             summary="Any task of lm-evaluation-harness: lm-eval:arc_easy.",
             reference="arXiv 2405.14782",
             external=True,

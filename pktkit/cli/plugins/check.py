@@ -12,7 +12,8 @@ from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_nam
 from pktkit.components import Kind
 from pktkit.discovery.plugins import OK
 from pktkit.errors import UsageError
-from pktkit.registry import Registered, Registry
+from pktkit.registered import Registered
+from pktkit.registry import Registry
 from pktkit.tables import table
 
 if TYPE_CHECKING:
