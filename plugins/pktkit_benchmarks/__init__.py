@@ -49,6 +49,11 @@ def pktkit_evaluators() -> list[Component]:
 @hookimpl
 def pktkit_tasks() -> list[Component]:
     """Register the tasks of the default pair, and public benchmarks."""
+    return [*_own_tasks(), *_public_benchmarks()]
+
+
+def _own_tasks() -> list[Component]:
+    """Tasks of the default pair, whose rows come with the package."""
     return [
         Component(
             name="compose",
@@ -75,6 +80,12 @@ def pktkit_tasks() -> list[Component]:
             path="pktkit.tasks.edits:task",
             summary="Two edits of a sequence, no step in between shown; stands for MBPP.",
         ),
+    ]
+
+
+def _public_benchmarks() -> list[Component]:
+    """Tasks whose rows come from the Hub, a package or files."""
+    return [
         Component(
             name="mmlu",
             path="pktkit_benchmarks.public.mmlu:Mmlu",
