@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pktkit.cli.context import AppContext
     from pktkit.cli.options import ModelChoice
     from pktkit.compare.plan import Plan
+    from pktkit.components import Strategy
+    from pktkit.registry import Registry
+    from pktkit.tasks.base import Task
 
 
 @attrs.frozen
@@ -82,16 +86,8 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
     """
     from pktkit.compare.claims import require_claims_possible
     from pktkit.compare.curve import curve_points, require_free
-    from pktkit.compare.plan import (
-        Plan,
-        choose_strategies,
-        choose_task,
-        own_tasks,
-        parse_seeds,
-        require_runnable,
-    )
+    from pktkit.compare.plan import Plan, own_tasks, parse_seeds
     from pktkit.compare.workers import warm_up
-    from pktkit.overrides import apply_all
     from pktkit.settings import EvidenceSettings
 
     if request.strategies is None:
@@ -99,24 +95,12 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
     registry = app.registry
     wanted = names(models.task_name(request.tasks))
     tasks = own_tasks(registry) if wanted == ["all"] else wanted
-    chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
-    if request.overrides:
-        chosen = apply_all(chosen, request.overrides, registry)
+    arms = _arms(registry, names(request.strategies), request)
     if warm and request.jobs != 0 and "WORLD_SIZE" not in os.environ:
         warm_up()  # the slowest part of a start; it goes on while tasks are loaded
-    loaded = []
-    for name in tasks:
-        task = choose_task(registry, name)
-        require_runnable(
-            registry,
-            task,
-            chosen,
-            split=request.split,
-            allow_code_execution=request.allow_code_execution,
-        )
-        loaded.append(task)
+    loaded = [_runnable(registry, name, arms, request) for name in tasks]
     evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
-    require_claims_possible(evidence, chosen)
+    require_claims_possible(evidence, arms)
     require_free(
         request.overrides,
         rows=request.rows is not None,
@@ -124,7 +108,7 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
     )
     return Plan(
         pair=models.pair,
-        strategies=tuple(chosen),
+        strategies=tuple(arms),
         tasks=tuple(tasks),
         seeds=parse_seeds(request.seeds),
         split=request.split,
@@ -136,6 +120,24 @@ def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: boo
         trace=app.trace_plugins,
         repeats=request.repeats,
         evidence=evidence,
-        points=curve_points(request.rows, request.curve, loaded, chosen),
+        points=curve_points(request.rows, request.curve, loaded, arms),
         equal=request.equal or "",
     )
+
+
+def _arms(registry: Registry, named: Sequence[str], request: Request) -> list[Strategy]:
+    """Return the strategies and what stands beside them, overrides applied."""
+    from pktkit.compare.plan import choose_strategies
+    from pktkit.overrides import apply_all
+
+    arms = choose_strategies(registry, named, controls=request.controls)
+    return apply_all(arms, request.overrides, registry) if request.overrides else arms
+
+
+def _runnable(registry: Registry, name: str, arms: Sequence[Strategy], request: Request) -> Task:
+    """Load a task, and require what scoring it and learning from it need."""
+    from pktkit.compare.plan import choose_task, require_runnable
+
+    task, allowed = choose_task(registry, name), request.allow_code_execution
+    require_runnable(registry, task, arms, split=request.split, allow_code_execution=allowed)
+    return task
