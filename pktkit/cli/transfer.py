@@ -176,14 +176,14 @@ def _run(
     recipe = dump_recipe(attrs.evolve(strategy, budget=attrs.asdict(budget)))
     facts = {"source": model_facts(pair.source), "target": model_facts(pair.target)}
     key = CellKey(strategy.name, task.name, seed)
-    before = score(pair.target, task, split, registry, key) if split else ()
+    before = score(pair.target, task, split, registry, key, processes) if split else ()
     data = transfer_data(probe, budget, seed, processes=processes)
     with Journal(pair.target) as journal:
         done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
         changed = journal.changed()
     scores: dict[str, Any] = {"comparison": list(comparison)} if comparison else {}
     if split:
-        after = score(pair.target, task, split, registry, key)
+        after = score(pair.target, task, split, registry, key, processes)
         scores["own"] = before_and_after(task, split, before, after)
     injection = done.injection
     record = {
