@@ -98,7 +98,8 @@ def shares_of(items: Sequence[Item], count: int) -> list[tuple[int, ...]]:
     for place, item in enumerate(items):
         alike[normalised(item.prompt)].append(place)
     shares: list[list[int]] = [[] for _ in range(count)]
-    for prompt in sorted(alike, key=len, reverse=True):
+    order = sorted(alike, key=lambda prompt: (len(alike[prompt]), len(prompt)), reverse=True)
+    for prompt in order:
         min(shares, key=len).extend(alike[prompt])
     return [tuple(sorted(share)) for share in shares]
 
