@@ -123,13 +123,14 @@ class CellRunner:
         model = self.pair.source if strategy.role == "source" else self.pair.target
         if isinstance(model, WrittenSource):
             return CellResult(key, scores=model.scores(self._task(key.task), self.plan.split))
-        with self._failing_together(f"scores of {key}"):
+        with self._failing_together(f"{key}"):
             journal = Journal(model)
-            stages = Stages(key, self.registry, journal)
-            try:
+        stages = Stages(key, self.registry, journal)
+        try:
+            with self._failing_together(f"scores of {key}"):
                 scores = self._evaluate(model, stages)
-            finally:
-                self._require_pristine(journal)
+        finally:
+            self._require_pristine(journal)
         return CellResult(key, scores=scores, seconds=stages.seconds)
 
     def _transferred(
