@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scored_together import TOLD
 from structlog.testing import capture_logs
 from two_processes import CASES, INSTALLED, can_run
 
@@ -114,6 +115,34 @@ def test_processes_with_different_budgets_do_not_wait_for_each_other_for_ever(fo
         assert "steps=2" in told and "steps=3" in told
 
 
+@pytest.mark.parametrize("name", TOLD)
+def test_two_processes_score_as_one_does(found, name):
+    """The same items in the same order, with the same scores and the same answers."""
+    case = found["scored"][name]
+    assert case["together"] == [case["alone"]] * 2
+    assert name == "one prompt" or {score["score"] for score in case["alone"]} == {0.0, 1.0}
+
+
+def test_drawn_answers_differ_where_a_prompt_is_asked_again(found):
+    scores = found["scored"]["drawn programs"]["alone"]
+    assert scores[0]["prediction"] != scores[-1]["prediction"]
+
+
+def test_items_are_shared_where_the_evaluator_promises_it_and_the_models_are_the_same(found):
+    assert set(found["scored"]["shared"]) == {"3", "4"}
+    assert set(found["scored"]["not promised"]) == {"7"}
+    assert set(found["scored"]["other weights"]) == {"7"}
+
+
+def test_an_error_in_one_share_is_the_same_row_in_both_processes_and_they_go_on(found):
+    first, second = found["scored"]["cells"]
+    assert first == second
+    failed, sound = first
+    assert failed["scores"] == 0 and failed["error"].startswith("process 1 of 2: strategy 'target'")
+    assert "out of memory on the GPU (Tried to allocate 2.00 GiB)" in failed["error"]
+    assert sound == {"error": "", "scores": 7}
+
+
 def test_one_process_writes_and_prints(found):
     first, second = found["commands"]["all"]
     assert first["transfer"]["exit"] == second["transfer"]["exit"] == 0
@@ -121,6 +150,12 @@ def test_one_process_writes_and_prints(found):
     assert second["transfer"]["out"] == second["transfer"]["err"] == ""
     assert "3 of 3 cells" in first["compare"]["out"] and ", 0 failed" in first["compare"]["out"]
     assert second["compare"] == {"exit": 0, "out": "", "err": ""}
+
+
+def test_a_transfer_is_scored_before_and_after(found):
+    card = found["commands"]["card"]
+    assert card["split"] == "dev" and card["items"] > 2
+    assert 0 < card["before"] < 100 and card["difference"] == card["after"] - card["before"]
 
 
 def test_a_part_has_cells_and_claims_nothing(found):

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 import torch
 from click.testing import CliRunner
+from scored_together import scored
 from tiny_transfers import pair_of, same_bits, snapshot
 
 import pktkit.distributed.processes
@@ -270,7 +271,10 @@ def commands(processes: Processes, folder: Path) -> dict[str, object]:
     quick = ["--set", "budget.steps=2", "--set", "budget.rows=16", "--set", "budget.batch_size=6"]
     found = {}
     for name, arguments in {
-        "transfer": ["transfer", "--strategy", "latent", "--out", str(folder / "saved")],
+        "transfer": [
+            *("transfer", "--strategy", "latent", "--out", str(folder / "saved")),
+            *("--score", "dev"),
+        ],
         "occupied": ["transfer", "--strategy", "latent", "--out", str(folder / "saved")],
         "numbered": ["transfer", "--strategy", "latent", "--out", "x", "--device", "cuda:0"],
         "compare": [
@@ -285,7 +289,9 @@ def commands(processes: Processes, folder: Path) -> dict[str, object]:
         result = CliRunner().invoke(main, [*arguments, *quick])
         found[name] = {"exit": result.exit_code, "out": result.stdout, "err": result.stderr}
     files = sorted(file.name for file in (folder / "run").iterdir())
-    return {"all": processes.everyones(found), "files": files}
+    record = json.loads((folder / "saved" / "transfer.json").read_text(encoding="utf-8"))
+    own = record["scores"]["own"]
+    return {"all": processes.everyones(found), "files": files, "card": own}
 
 
 def everything(folder: Path) -> None:
@@ -305,6 +311,7 @@ def everything(folder: Path) -> None:
             found["not finite, ZeRO"] = refused(partitioned, blow_up=True)
         found["lonely"] = lonely(processes)
         found["at odds"] = at_odds(processes)
+        found["scored"] = scored(processes, folder)
         found["commands"] = commands(processes, folder)
         if processes.main:
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")

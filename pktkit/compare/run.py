@@ -102,7 +102,7 @@ def run_part(
 
 
 def take_part(plan: Plan, *, cache: Path | None, processes: Processes) -> None:
-    """Train along in the cells that process 0 runs; scores and files are its.
+    """Train and score along in the cells that process 0 runs; files are its.
 
     Raises:
         PktkitError: a model cannot be loaded, or some processes failed and some did not.

@@ -55,14 +55,14 @@ def transfer_and_save(
     budget = budget_for(task, strategy)
     terms = _terms(strategy, probe, seed, budget, processes)
     key = CellKey(strategy.name, task.name, seed)
-    before = score(pair.target, task, split, registry, key) if split else ()
+    before = score(pair.target, task, split, registry, key, processes) if split else ()
     data = transfer_data(probe, budget, seed, processes=processes)
     with Journal(pair.target) as journal:
         done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
         changed = journal.changed()
     scores: dict[str, Any] = {"comparison": list(comparison)} if comparison else {}
     if split:
-        after = score(pair.target, task, split, registry, key)
+        after = score(pair.target, task, split, registry, key, processes)
         scores["own"] = before_and_after(task, split, before, after)
     record = {**terms, **_effects(done, changed, scores)}
     how = saving or Saving()
