@@ -14,6 +14,7 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit import plotting
 from pktkit.activations.similarity import centred_cosine, mean_cosines
+from pktkit.analysing import run_analyses, run_analysis
 from pktkit.analysis import AnalysisContext, AnalysisResult, Table
 from pktkit.chosen_analyses import apply_overrides, choose_analyses
 from pktkit.cli import main
@@ -26,7 +27,6 @@ from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.registry import Registry
 from pktkit.report.jsonfile import plain
-from pktkit.running.analyses import run_analyses, run_analysis
 from pktkit.settings import ProbeSettings
 from pktkit.state_maps import AffineMap
 from pktkit.tasks.base import Item

@@ -43,9 +43,9 @@ def analysed(
     """
     if not analyses:
         return []
+    from pktkit.analysing import run_analyses
     from pktkit.analysis import AnalysisContext
     from pktkit.probe import Probe, ReadingCache
-    from pktkit.running.analyses import run_analyses
 
     pair = plan.pair.load()
     sections = []

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pktkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from pktkit.analysing import Outcome
     from pktkit.analysis import AnalysisContext, AnalysisResult
     from pktkit.components import Choice
     from pktkit.outcomes import ReportSection
     from pktkit.pair import LoadedModel, ModelPair
-    from pktkit.running.analyses import Outcome
 
 PAGE = "analysis.html"
 SCHEMA_VERSION = 1
