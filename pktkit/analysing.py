@@ -9,9 +9,9 @@ import attrs
 from pktkit.analysis import AnalysisContext, AnalysisResult
 from pktkit.components import Choice, Kind
 from pktkit.errors import JournalError, PktkitError, StrategyError
+from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.journal import Journal
 from pktkit.memory import does_not_fit, is_out_of_memory
-from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
-from pktkit.running.isolation import FAULTS, describe
+from pktkit.isolation import FAULTS, describe
 
 
 class Kind(enum.StrEnum):

@@ -10,8 +10,8 @@ import attrs
 from pktkit.components import METHODS, Component, Kind
 from pktkit.errors import PktkitError, PluginError
 from pktkit.hookspecs import PROJECT
-from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
-from pktkit.running.tracing import Trace
+from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
+from pktkit.tracing import Trace
 
 
 @attrs.frozen

@@ -26,8 +26,8 @@ from pktkit.points import budget_at, point_fields
 from pktkit.registry import Registry
 from pktkit.running.scoring import scores_of
 from pktkit.running.stages import Stages
-from pktkit.running.tracing import Trace, TraceEvent
 from pktkit.states.source import WrittenSource
+from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
 if TYPE_CHECKING:

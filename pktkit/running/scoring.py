@@ -14,9 +14,9 @@ from pktkit.capabilities import capabilities_of
 from pktkit.components import Kind
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import PktkitError
+from pktkit.isolation import reworded
 from pktkit.outcomes import ItemScore
 from pktkit.running.boundary import checked_scores
-from pktkit.running.isolation import reworded
 from pktkit.running.stages import EVALUATE, Stages
 from pktkit.tasks.jsonl_rows import normalised
 

@@ -106,7 +106,7 @@ def _options(settings: tuple[str, ...]) -> dict[str, Any]:
 def _checked(
     entry: Registered, registry: Registry, options: dict[str, Any], thorough: bool
 ) -> tuple[CheckResult, ...]:
-    from pktkit.running.isolation import stdout_to_stderr
+    from pktkit.isolation import stdout_to_stderr
     from pktkit.testing import checks_for, run_checks
 
     with stdout_to_stderr():
