@@ -4,11 +4,11 @@
     python examples/smollm2_pair.py pair
     python examples/humaneval_smollm2.py pair/source --allow-code-execution
 
-The protocol `humaneval:completion` continues the problem as text, and this small chat model does
-not: it closes a code fence that nobody opened, and scores 0. Asked to complete the function, it
-answers with a code fence, which is run with the problem's tests. One greedy answer per problem,
-at most 128 tokens, up to the end of the fence. Prints pass@1 and a digest of all answers and
-scores: run it twice and compare.
+The protocol `humaneval:completion-0shot` continues the problem as text, and this small chat model
+does not: it closes a code fence that nobody opened, and scores 0. Under `humaneval:chat-0shot` it
+is asked to complete the function and answers with a code fence, which is run with the problem's
+tests. One greedy answer per problem, at most 128 tokens, up to the end of the fence. Prints pass@1
+and a digest of all answers and scores: run it twice and compare.
 """
 
 from __future__ import annotations
@@ -21,32 +21,11 @@ import time
 import attrs
 
 from pktkit.compare.plan import choose_task
-from pktkit.components import Choice
+from pktkit.components import Kind
 from pktkit.errors import PktkitError
 from pktkit.pair import load_model
 from pktkit.permission import FLAG, code_execution
 from pktkit.registry import Registry
-from pktkit.tasks.base import Item, Task
-from pktkit_benchmarks.code_tests import CodeTests, CodeTestsOptions
-
-INSTRUCTION = "Complete the following Python function.\n\n```python\n{problem}```"
-OPTIONS = CodeTestsOptions(take="fenced", stops=("\n```\n",))
-
-
-def chat_task(problems: int | None, tokens: int) -> Task:
-    """Return HumanEval asked as a chat."""
-    task = choose_task(Registry.discover(), "humaneval:completion-0shot")
-    items: list[Item] = [
-        attrs.evolve(item, prompt=INSTRUCTION.format(problem=item.prompt))
-        for item in task.items("test")[:problems]
-    ]
-    return attrs.evolve(
-        task,
-        splits={"test": tuple(items)},
-        evaluator=Choice("code-tests", attrs.asdict(OPTIONS)),
-        template="chat",
-        max_new_tokens=tokens,
-    )
 
 
 def main() -> None:
@@ -56,11 +35,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
     parser.add_argument(FLAG, action="store_true", help="permit running what the model writes")
     given = parser.parse_args()
-    task = chat_task(given.problems, given.tokens)
+    registry = Registry.discover()
     start = time.perf_counter()
     try:
+        task = choose_task(registry, f"humaneval:chat-0shot?max_new_tokens={given.tokens}")
+        task = attrs.evolve(task, splits={"test": task.items("test")[: given.problems]})
+        evaluator = registry.build(Kind.EVALUATOR, task.evaluator)
         with code_execution(given.allow_code_execution):
-            scores = CodeTests(OPTIONS).evaluate(load_model(given.model), task, "test")
+            scores = evaluator.evaluate(load_model(given.model), task, "test")
     except PktkitError as error:
         sys.exit(f"error: {error}")
     passed = [score.item for score in scores if score.score]

@@ -45,6 +45,9 @@ class Capabilities:
         monotone: from one target block to the next, a matcher's source blocks never go back.
         strength_option: an injector's option whose value 0 leaves the target as it is.
         saving: how an aligner's maps are saved and read back.
+        scores_items_alone: an evaluator's score and prediction of an item depend on this item, and
+            on items with the same prompt, alone, with any options; so the processes of one
+            launch may score a share each, see `pktkit.running.scoring`.
         executes_code: an evaluator runs what a model wrote, so that it needs the user's
             permission, see `pktkit.permission`.
         any_pair: every pair of supported models will do. A component that asks for more says so
@@ -66,6 +69,7 @@ class Capabilities:
     monotone: bool = False
     strength_option: str | None = None
     saving: Saving | None = None
+    scores_items_alone: bool = False
     executes_code: bool = False
     any_pair: bool = False
     source_copies: float | None = None

@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import PluginError
-from pktkit.running.isolation import FAULTS, describe
+from pktkit.isolation import FAULTS, describe
 
 
 class Kind(enum.StrEnum):
@@ -28,6 +29,19 @@ class Kind(enum.StrEnum):
     STRATEGY = "strategy"
     TASK = "task"
     ANALYSIS = "analysis"
+
+
+METHODS: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.MATCHER: "match",
+        Kind.ALIGNER: "align",
+        Kind.INJECTOR: "inject",
+        Kind.EVALUATOR: "evaluate",
+        Kind.ANALYSIS: "analyse",
+    }
+)
+"""The method that makes a class a component of its kind; `pktkit.protocols` says what it does.
+Strategies and tasks are values and have none."""
 
 
 @attrs.frozen

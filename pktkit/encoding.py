@@ -39,7 +39,7 @@ def _chat(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "template 'chat' needs a tokenizer with a chat template; this one has none. "
-            "Use template 'plain' or 'tulu'."
+            "Give --template plain or tulu, or take a protocol of the task that is no chat."
         )
     messages = [{"role": "user", "content": prompt}]
     prefix = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

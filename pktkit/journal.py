@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,12 @@ class Journal:
         self._before: dict[str, Tensor] = {}
         self._requires_grad = {n: p.requires_grad for n, p in self._parameters.items()}
         self._prints = {n: fingerprint(t) for n, t in self._present().items()}
+
+    @property
+    def digest(self) -> str:
+        """Checksum of all parameters and buffers as they were when the journal began."""
+        text = repr(sorted(self._prints.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def touched(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pktkit.converters import as_tuple
 from pktkit.points import place
 
 if TYPE_CHECKING:
-    from pktkit.running.tracing import TraceEvent
+    from pktkit.tracing import TraceEvent
     from pktkit.values import Injection
 
 

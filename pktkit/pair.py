@@ -17,6 +17,7 @@ from pktkit.errors import PairIncompatibleError
 from pktkit.families import Anatomy
 from pktkit.offloaded import held
 from pktkit.quantised import scales_of
+from pktkit.values import Origin
 from pktkit.vocabulary import SharedVocabulary, Spelling, shared_vocabulary
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class ModelPair:
 
     source: LoadedModel
     target: LoadedModel
+
+    def model(self, origin: Origin) -> LoadedModel:
+        """Return one of the two."""
+        return self.source if origin is Origin.SOURCE else self.target
 
     @functools.cached_property
     def tokenizers(self) -> TokenizerComparison:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit.capabilities import capabilities_of
-from pktkit.components import Choice, Component, Kind, Strategy
+from pktkit.components import METHODS, Choice, Component, Kind, Strategy
 from pktkit.discovery.plugins import (
     BROKEN,
     CLASH,
@@ -22,13 +21,10 @@ from pktkit.discovery.plugins import (
     PluginStatus,
     load_plugins,
 )
-from pktkit.errors import PktkitError, PluginError, UsageError, unknown_name
-from pktkit.hookspecs import PROJECT
+from pktkit.errors import PluginError, UsageError, unknown_name
 from pktkit.options import build_options, describe_options
-from pktkit.protocols import Analysis, Evaluator, KnowledgeInjector, LatentAligner, LayerMatcher
 from pktkit.recipe import load_recipe
-from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
-from pktkit.running.tracing import Trace
+from pktkit.registered import Registered
 
 if TYPE_CHECKING:
     from pktkit.tasks.base import Task
@@ -46,80 +42,6 @@ HOOKS: Mapping[Kind, str] = MappingProxyType(
     }
 )
 """The hook that registers each kind."""
-
-_PROTOCOLS: Mapping[Kind, tuple[type, str]] = MappingProxyType(
-    {
-        Kind.MATCHER: (LayerMatcher, "match"),
-        Kind.ALIGNER: (LatentAligner, "align"),
-        Kind.INJECTOR: (KnowledgeInjector, "inject"),
-        Kind.EVALUATOR: (Evaluator, "evaluate"),
-        Kind.ANALYSIS: (Analysis, "analyse"),
-    }
-)
-
-
-@attrs.frozen
-class Registered:
-    """A component and where it comes from.
-
-    Arguments:
-        kind: what it is.
-        component: name, path and summary.
-        plugin: name of the plugin that registered it.
-        distribution, version: the installed package of that plugin.
-    """
-
-    kind: Kind
-    component: Component
-    plugin: str
-    distribution: str = ""
-    version: str = ""
-
-    @property
-    def qualified(self) -> str:
-        """`plugin:path`, unique among all registered components."""
-        return f"{self.plugin}:{self.component.path}"
-
-    @property
-    def built_in(self) -> bool:
-        """Whether pktkit's own distribution provides it."""
-        return self.distribution == PROJECT
-
-    @property
-    def origin(self) -> str:
-        """The plugin with its distribution and version, for messages."""
-        origin = f"plugin {self.plugin}"
-        if self.distribution:
-            origin += f" of {self.distribution} {self.version}".rstrip()
-        return origin
-
-    @property
-    def provenance(self) -> str:
-        """Distribution and version; the plugin's name where it belongs to none."""
-        return f"{self.distribution} {self.version}".strip() or f"plugin {self.plugin}"
-
-    @property
-    def label(self) -> str:
-        """The component with its plugin and distribution, for messages."""
-        return f"{self.kind} '{self.component.name}' ({self.origin})"
-
-    def load(self, trace: Trace | None = None) -> Any:
-        """Import the object behind the component.
-
-        Arguments:
-            trace: told about the import, if it is the first.
-
-        Raises:
-            PluginError: it cannot be imported; the message names plugin and distribution.
-        """
-        known = self.component.path.partition(":")[0] in sys.modules
-        trace = Trace() if known or trace is None else trace
-        try:
-            with stdout_to_stderr(), trace.event("import", self.label) as traced:
-                traced.text = self.component.path
-                return self.component.load()
-        except PluginError as error:
-            raise PluginError(f"{self.label}: {error}") from error
 
 
 @attrs.frozen(eq=False)
@@ -200,7 +122,7 @@ class Registry:
             UsageError, PluginError: as `get`; or the component has no `Options`.
         """
         registered = self.get(kind, name)
-        return _options_of(registered, self._load(registered))
+        return registered.options_of(self._load(registered))
 
     def build(self, kind: Kind, choice: Choice) -> Any:
         """Load a component, build its options and instantiate it.
@@ -217,11 +139,9 @@ class Registry:
                 raise UsageError(f"{registered.label} takes no options, got {dict(choice.options)}")
             return self.strategy(choice.name) if kind is Kind.STRATEGY else self.task(choice.name)
         cls = self._load(registered)
-        options = build_options(_options_of(registered, cls), choice.options, registered.label)
-        instance = _called(registered, cls, options)
-        protocol, method = _PROTOCOLS[kind]
-        if not isinstance(instance, protocol):
-            raise PluginError(f"{registered.label} has no method '{method}'.")
+        options = build_options(registered.options_of(cls), choice.options, registered.label)
+        instance = registered.called(cls, options)
+        registered.require_method(instance)
         return instance
 
     def strategy(self, name: str) -> Strategy:
@@ -253,9 +173,9 @@ class Registry:
         if isinstance(value, type):
             argument = getattr(value, "argument", "protocol")
             given = {} if reference is None else reference.as_options(argument)
-            options = build_options(_options_of(registered, value), given, registered.label)
-            family = _called(registered, value, options)
-            value = _checked(registered, _called(registered, family.task), Task)
+            options = build_options(registered.options_of(value), given, registered.label)
+            family = registered.called(value, options)
+            value = registered.checked(registered.called(family.task), Task)
         elif reference is not None and not reference.bare:
             raise UsageError(
                 f"task '{name}' takes no protocol, data or options; type `--task {name}`."
@@ -276,14 +196,14 @@ class Registry:
         if registered.kind is Kind.STRATEGY:
             if isinstance(value, (str, pathlib.Path)):
                 value = load_recipe(value)
-            return _checked(registered, value, Strategy)
+            return registered.checked(value, Strategy)
         if registered.kind is Kind.TASK:
             from pktkit.tasks.base import Task
 
             if isinstance(value, type) and hasattr(value, "Options"):
-                describe_options(_options_of(registered, value))
+                describe_options(registered.options_of(value))
                 return value
-            return _checked(registered, _called(registered, value), Task)
+            return registered.checked(registered.called(value), Task)
         return value
 
     def require_sound(self, registered: Registered) -> None:
@@ -298,13 +218,11 @@ class Registry:
                 choice = getattr(value, kind.value)
                 if choice is not None:
                     self.get(kind, choice.name)
-        if registered.kind not in _PROTOCOLS:
+        if registered.kind not in METHODS:
             return
-        describe_options(_options_of(registered, value))
+        describe_options(registered.options_of(value))
         capabilities_of(value)
-        method = _PROTOCOLS[registered.kind][1]
-        if not callable(getattr(value, method, None)):
-            raise PluginError(f"{registered.label} has no method '{method}'.")
+        registered.require_method(value)
 
     def _load(self, registered: Registered) -> Any:
         return registered.load(self.plugins.trace)
@@ -347,42 +265,6 @@ def _read_components(result: Any) -> tuple[Component, ...]:
         if not isinstance(component, Component):
             raise TypeError(f"it must return Component descriptors, got {component!r}")
     return components
-
-
-def _options_of(registered: Registered, cls: Any) -> type:
-    """Return the `Options` of a component's class."""
-    options = getattr(cls, "Options", None)
-    if not isinstance(options, type):
-        raise PluginError(
-            f"{registered.label}: {registered.component.path} has no class attribute 'Options'."
-        )
-    return options
-
-
-def _called(registered: Registered, function: Any, *arguments: Any) -> Any:
-    """Call a component's class or function; whatever it raises names the component."""
-    if not callable(function):
-        raise PluginError(f"{registered.label}: {registered.component.path} cannot be called.")
-    try:
-        with stdout_to_stderr():
-            return function(*arguments)
-    except PktkitError as error:
-        raise reworded(error, f"{registered.label}: {error}") from error
-    except FAULTS as error:
-        raise PluginError(f"{registered.label} cannot be built: {describe(error)}") from error
-
-
-def _checked(registered: Registered, value: Any, expected: type) -> Any:
-    """Check that a strategy or task is one, and carries the name it is registered under."""
-    if not isinstance(value, expected):
-        raise PluginError(
-            f"{registered.label}: {registered.component.path} is a {type(value).__name__}, "
-            f"expected a {expected.__name__}."
-        )
-    name = getattr(value, "name", None)
-    if name != registered.component.name:
-        raise PluginError(f"{registered.label} calls itself '{name}'; both names must agree.")
-    return value
 
 
 def _owners(found: tuple[Registered, ...]) -> tuple[Registered, ...]:

@@ -10,7 +10,7 @@ import attrs
 
 from pktkit.converters import as_tuple
 from pktkit.errors import UsageError
-from pktkit.running.tracing import at_block
+from pktkit.tracing import at_block
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -598,6 +598,20 @@ class SortingJudge(Judge):
         return sorted(scores, key=lambda score: -score.score)
 
 
+@breaks(Kind.EVALUATOR, "items-alone")
+class RankingJudge(Judge):
+    """Gives the share of the other answers that are no longer; its parts rank among themselves."""
+
+    capabilities = Capabilities(scores_items_alone=True)
+
+    def bent(self, scores, model):
+        lengths = [len(score.prediction) for score in scores]
+        return [
+            attrs.evolve(score, score=sum(each <= length for each in lengths) / len(lengths))
+            for score, length in zip(scores, lengths, strict=True)
+        ]
+
+
 @breaks(Kind.EVALUATOR, "bounded-scores")
 class PercentJudge(Judge):
     def bent(self, scores, model):

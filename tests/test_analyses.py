@@ -14,7 +14,8 @@ from tiny_transfers import pair_of, same_bits, snapshot, word_task
 
 from pktkit import plotting
 from pktkit.activations.similarity import centred_cosine, mean_cosines
-from pktkit.analysis import AnalysisContext, AnalysisResult, Table, run_analyses, run_analysis
+from pktkit.analysing import run_analyses, run_analysis
+from pktkit.analysis import AnalysisContext, AnalysisResult, Table
 from pktkit.chosen_analyses import apply_overrides, choose_analyses
 from pktkit.cli import main
 from pktkit.components import Choice, Component, Kind

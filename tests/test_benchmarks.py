@@ -24,7 +24,7 @@ from pktkit.tasks.base import Item, Task
 from pktkit.tasks.jsonl_rows import normalised
 from pktkit.testing import tiny_loaded
 from pktkit.zoo import pair_paths
-from pktkit_benchmarks.code_tests import CodeTests, program_of
+from pktkit_benchmarks.code_tests import CodeTests, CodeTestsOptions, program_of
 from pktkit_benchmarks.programs import run_programs
 from pktkit_benchmarks.public import gsm8k, humaneval, mbpp, mmlu
 
@@ -289,6 +289,38 @@ def test_humaneval_as_published_on_local_rows(registry: Registry, tmp_path: Path
         choose_task(registry, f"humaneval@{tmp_path}?samples=2&k=3")
 
 
+def test_humaneval_asked_in_the_models_own_chat_format(
+    registry: Registry, tmp_path: Path, llama: LoadedModel
+) -> None:
+    problem = 'def twice(x):\n    """Double {x}."""\n'
+    row = {
+        "task_id": "HumanEval/0",
+        "prompt": problem,
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+        "entry_point": "twice",
+    }
+    lines(tmp_path / "test.jsonl", [row])
+    lessons = [talk(f"Write f{i}", f"def f{i}(): pass") for i in range(60)]
+    lessons.append(talk(humaneval.INSTRUCTION + problem, "asked in test"))
+    lines(tmp_path / "lessons.jsonl", lessons)
+    task = choose_task(registry, f"humaneval:chat-0shot@{tmp_path}?train={tmp_path}/lessons.jsonl")
+    (item,) = task.items("test")
+    assert item.prompt == (f"Complete the following Python function.\n\n```python\n{problem}```")
+    assert (task.protocol, task.template, task.max_new_tokens) == ("chat-0shot", "chat", 512)
+    evaluator = registry.build(Kind.EVALUATOR, task.evaluator)
+    assert evaluator.options == CodeTestsOptions(take="fenced", stops=("\n```\n",))
+    said = f"Sure! Here it is:\n\n{item.answer}"
+    scores = evaluator.score([item] * 2, [[said], [said.replace("2 *", "3 *")]])
+    assert [score.score for score in scores] == [1.0, 0.0]
+    learnt = [item.prompt for split in ("train", "align", "extract") for item in task.items(split)]
+    assert all(prompt.startswith("Write") for prompt in learnt) and len(learnt) > 50
+    other = choose_task(registry, f"humaneval:completion-0shot@{tmp_path}")
+    assert task.comparability("test")["key"] != other.comparability("test")["key"]
+    with pytest.raises(UsageError, match=r"needs a tokenizer with a chat template.*--template"):
+        evaluator.evaluate(llama, task, "test")
+
+
 # Programs
 
 
@@ -339,6 +371,7 @@ def test_all_means_the_tasks_that_bring_their_rows(registry: Registry) -> None:
         ("gsm8k:tulip-0shot", "no protocol 'tulip-0shot'. Did you mean 'tulu'?"),
         ("gsm8k:tulu", "Known: tulu-0shot to tulu-8shot"),
         ("humaneval:tulu-3shot", "asks for 3 examples"),
+        ("humaneval:chat-1shot", "asks for 1 examples"),
         ("mmlu?shots=5", "has no option 'shots'"),
         ("mmlu?subject", "must be option=value"),
         ("mbpp?k=1&k=2", "option 'k' is given twice"),

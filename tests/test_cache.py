@@ -149,7 +149,7 @@ def test_other_layers_or_logits_are_another_reading():
 @pytest.mark.parametrize("part", ["reading_code", "library_versions"])
 def test_other_code_is_another_reading(base, part, monkeypatch):
     pair, before = base
-    monkeypatch.setattr(f"pktkit.probe.probe.{part}", lambda: "other")
+    monkeypatch.setattr(f"pktkit.probe.kept.{part}", lambda: "other")
     now = asked(pair)
     assert all(now[kind].key != before[kind].key for kind in before)
     assert all(now[kind].meaning == before[kind].meaning for kind in before)

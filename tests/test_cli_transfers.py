@@ -152,7 +152,7 @@ def test_transfer_writes_a_checkpoint_that_plain_transformers_loads(tmp_path):
 def test_saved_logits_equal_those_in_memory(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from pktkit.cli.transfer import _run
+    from pktkit.outputs.transferring import transfer_and_save
     from pktkit.pair import load_pair
     from pktkit.probe import Probe, ProbeSettings
     from pktkit.registry import Registry
@@ -161,7 +161,7 @@ def test_saved_logits_equal_those_in_memory(tmp_path):
     pair = load_pair(*map(str, pair_paths()))
     strategy, task = registry.strategy("naive"), registry.task("compose")
     probe = Probe(pair, task, settings=ProbeSettings(max_length=64))
-    _run(strategy, probe, registry, seed=0, out=tmp_path / "model")
+    transfer_and_save(strategy, probe, registry, seed=0, out=tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     ids = torch.arange(4, 36).reshape(2, 16)
     with torch.no_grad():

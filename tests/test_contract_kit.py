@@ -117,6 +117,13 @@ def test_strategies(check):
     require_held(check)
 
 
+def test_drawn_answers_do_not_depend_on_which_items_are_scored():
+    drawn = {"samples": 2, "k": 2, "temperature": 1.5}
+    checks = checks_for(Kind.EVALUATOR, "code-tests", registry=REGISTRY, options=drawn)
+    (check,) = (check for check in checks if check.law.name == "items-alone")
+    assert check.run().outcome is Outcome.PASSED
+
+
 def test_every_strategy_is_well_formed():
     for name in REGISTRY.names(Kind.STRATEGY):
         for check in checks_for(Kind.STRATEGY, name, registry=REGISTRY):

@@ -24,6 +24,7 @@ from pktkit.outcomes import CellKey
 from pktkit.pair import ModelPair
 from pktkit.probe import Probe, ProbeSettings
 from pktkit.probe.positions import align_positions
+from pktkit.probe.rows import PairRows
 from pktkit.probe.spans import TextReader, byte_ends
 from pktkit.registry import Registry
 from pktkit.tasks.base import SPLITS, Item
@@ -223,7 +224,7 @@ def test_spaces_trimmed_off_a_span_count_as_read():
 def test_one_tokenizer_gives_the_same_bits_through_the_aligned_path(monkeypatch):
     pair = pair_of("llama")
     direct = Probe(pair, word_task()).states("train", [0, 3])
-    monkeypatch.setattr(Probe, "_foreign", lambda self, origin: True)
+    monkeypatch.setattr(PairRows, "foreign", lambda self, origin: True)
     through = Probe(pair, word_task()).states("train", [0, 3])
     assert through.index.picks is not None and through.exact_share == 1
     rows = [4, 0, 2]

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from pktkit import hookspecs, outcomes, protocols
+from pktkit.components import METHODS
 from pktkit.discovery.plugins import BROKEN, OK, load_plugins
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -59,6 +60,13 @@ def test_protocols_and_records_are_shown_whole(reference):
         body = reference.split(f"class {name}:")[1].split("```")[0]
         for field in attrs.fields(getattr(outcomes, name)):
             assert f"    {field.name}: " in body
+
+
+def test_the_method_that_makes_a_component_is_that_of_its_protocol(generator):
+    for kind, name in generator.PROTOCOLS.items():
+        methods = [m for m in vars(getattr(protocols, name)) if not m.startswith("_")]
+        assert [m for m in methods if m != "Options"] == [METHODS[kind]]
+    assert set(METHODS) == set(generator.PROTOCOLS)
 
 
 def test_public_modules_exist(generator):

@@ -18,6 +18,7 @@ from pktkit.testing import tiny_loaded
 from pktkit.values import Alignment, Interface, Origin
 from pktkit_controls.injectors import FineTuneInjector, FineTuneOptions
 from pktkit_latent.aligners import SelfAnchor, SelfOptions, SemanticAligner, SemanticOptions
+from pktkit_latent.distances import centred_cosine_distance
 from pktkit_latent.injectors import (
     AllBlocksInjector,
     AllBlocksOptions,
@@ -30,7 +31,6 @@ from pktkit_latent.matchers import (
     DepthMatcher,
     DepthOptions,
 )
-from pktkit_latent.terms import centred_cosine_distance
 from pktkit_latent.wanted import item_permutation, others
 
 FAMILIES = ["llama", "qwen2", "gemma", "gpt2", "gpt_neox"]

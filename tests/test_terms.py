@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from pktkit.activations.similarity import linear_cka
 from pktkit_latent import fisher
-from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
-from pktkit_latent.terms import (
-    LAYER_TERMS,
+from pktkit_latent.distances import (
     centred_cosine_distance,
     cka_distance,
     cosine_distance,
     mse_distance,
     relation_distance,
 )
+from pktkit_latent.fisher import fisher_distance, scaled_fisher_distance
+from pktkit_latent.terms import LAYER_TERMS
 
 seeds = st.integers(0, 10_000)
 

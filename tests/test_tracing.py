@@ -18,7 +18,7 @@ from pktkit.hookspecs import hookimpl
 from pktkit.journal import Journal
 from pktkit.probe import Probe
 from pktkit.registry import Registry
-from pktkit.running.tracing import Trace, TraceEvent, at_block, block_of
+from pktkit.tracing import Trace, TraceEvent, at_block, block_of
 from pktkit.transfer import run_transfer
 from pktkit.values import Alignment, Interface, TargetStates
 

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from two_processes import CASES
+from scored_together import TOLD
+from structlog.testing import capture_logs
+from two_processes import CASES, INSTALLED, can_run
 
 from pktkit.budget import Budget
 from pktkit.distributed.launch import joined, requested_sharding, shared_directory
-from pktkit.distributed.processes import ALONE, Processes, Sharding
+from pktkit.distributed.processes import ALONE, Processes, Sharding, Zero
 from pktkit.errors import UsageError
 
 TESTS = Path(__file__).parent
@@ -48,7 +50,7 @@ def found(tmp_path_factory):
         for rank in "01"
     ]
     try:
-        said = [process.communicate(timeout=280)[0] for process in running]
+        said = [process.communicate(timeout=400)[0] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -56,7 +58,12 @@ def found(tmp_path_factory):
     return json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", CASES)
+needs_deepspeed = pytest.mark.skipif(not INSTALLED, reason="DeepSpeed is not installed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if can_run(n) else needs_deepspeed) for n in CASES]
+)
 def test_two_processes_end_where_one_does(found, name):
     case = found[name]
     assert case["same"], "the two processes ended with different weights"
@@ -83,6 +90,11 @@ def test_an_objective_that_knows_nothing_of_processes_is_computed_on_all_rows(fo
         ("too few rows", "UsageError: budget.batch_size 7 in 4 parts"),
         ("not finite", "NonFiniteError: the loss is nan at step 1"),
         ("not finite, sharded", "NonFiniteError: the loss is nan at step 1"),
+        pytest.param(
+            "not finite, ZeRO",
+            "NonFiniteError: the loss is nan at step 1",
+            marks=needs_deepspeed,
+        ),
     ],
 )
 def test_both_processes_fail_alike_and_leave_the_target_as_it_was(found, name, message):
@@ -103,6 +115,34 @@ def test_processes_with_different_budgets_do_not_wait_for_each_other_for_ever(fo
         assert "steps=2" in told and "steps=3" in told
 
 
+@pytest.mark.parametrize("name", TOLD)
+def test_two_processes_score_as_one_does(found, name):
+    """The same items in the same order, with the same scores and the same answers."""
+    case = found["scored"][name]
+    assert case["together"] == [case["alone"]] * 2
+    assert name == "one prompt" or {score["score"] for score in case["alone"]} == {0.0, 1.0}
+
+
+def test_drawn_answers_differ_where_a_prompt_is_asked_again(found):
+    scores = found["scored"]["drawn programs"]["alone"]
+    assert scores[0]["prediction"] != scores[-1]["prediction"]
+
+
+def test_items_are_shared_where_the_evaluator_promises_it_and_the_models_are_the_same(found):
+    assert set(found["scored"]["shared"]) == {"3", "4"}
+    assert set(found["scored"]["not promised"]) == {"7"}
+    assert set(found["scored"]["other weights"]) == {"7"}
+
+
+def test_an_error_in_one_share_is_the_same_row_in_both_processes_and_they_go_on(found):
+    first, second = found["scored"]["cells"]
+    assert first == second
+    failed, sound = first
+    assert failed["scores"] == 0 and failed["error"].startswith("process 1 of 2: strategy 'target'")
+    assert "out of memory on the GPU (Tried to allocate 2.00 GiB)" in failed["error"]
+    assert sound == {"error": "", "scores": 7}
+
+
 def test_one_process_writes_and_prints(found):
     first, second = found["commands"]["all"]
     assert first["transfer"]["exit"] == second["transfer"]["exit"] == 0
@@ -110,6 +150,12 @@ def test_one_process_writes_and_prints(found):
     assert second["transfer"]["out"] == second["transfer"]["err"] == ""
     assert "3 of 3 cells" in first["compare"]["out"] and ", 0 failed" in first["compare"]["out"]
     assert second["compare"] == {"exit": 0, "out": "", "err": ""}
+
+
+def test_a_transfer_is_scored_before_and_after(found):
+    card = found["commands"]["card"]
+    assert card["split"] == "dev" and card["items"] > 2
+    assert 0 < card["before"] < 100 and card["difference"] == card["after"] - card["before"]
 
 
 def test_a_part_has_cells_and_claims_nothing(found):
@@ -136,12 +182,14 @@ def test_a_strategy_that_fails_in_both_processes_is_a_row(found):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "asks for Megatron-LM"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1; expected 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "HYBRID_SHARD"},
+            "'HYBRID_SHARD'; expected one of FULL_SHARD, SHARD_GRAD_OP, NO_SHARD",
+        ),
     ],
 )
-def test_engines_that_are_not_supported_are_refused(monkeypatch, variables, message):
+def test_what_is_not_supported_is_refused(monkeypatch, variables, message):
     for name, value in {"WORLD_SIZE": "2", **variables}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=message), joined("cpu"):
@@ -164,6 +212,87 @@ def test_fsdp_is_configured_by_what_the_launcher_says(monkeypatch):
     assert requested_sharding() == Sharding(reshard_after_forward=True, offload=False)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     assert requested_sharding() is None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sharding"),
+    [
+        ("FULL_SHARD", Sharding(reshard_after_forward=True, offload=True)),
+        ("1", Sharding(reshard_after_forward=True, offload=True)),
+        ("SHARD_GRAD_OP", Sharding(reshard_after_forward=False, offload=True)),
+        ("NO_SHARD", None),
+    ],
+)
+def test_fsdp_version_1_asks_for_what_version_2_does(monkeypatch, strategy, sharding):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_SHARDING_STRATEGY", strategy)
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    assert requested_sharding() == sharding
+
+
+@pytest.fixture
+def deepspeed_asked(monkeypatch):
+    monkeypatch.setattr("accelerate.utils.is_deepspeed_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    return monkeypatch
+
+
+def test_deepspeed_is_configured_by_what_the_launcher_says(deepspeed_asked):
+    deepspeed_asked.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    deepspeed_asked.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    asked = requested_sharding()
+    assert isinstance(asked, Zero)
+    assert asked.section["stage"] == 3
+    assert asked.section["offload_optimizer"]["device"] == "cpu"
+    deepspeed_asked.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")
+    assert requested_sharding() is None
+
+
+def test_deepspeeds_own_file_is_read_and_what_it_does_not_decide_is_said(deepspeed_asked, tmp_path):
+    section = {"stage": 2, "overlap_comm": False}
+    file = tmp_path / "deepspeed.json"
+    file.write_text(
+        json.dumps(
+            {
+                "zero_optimization": section,
+                "gradient_clipping": "auto",
+                "bf16": {"enabled": "auto"},
+                "optimizer": {"type": "Lion"},
+            }
+        )
+    )
+    deepspeed_asked.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    with capture_logs() as said:
+        asked = requested_sharding()
+    assert isinstance(asked, Zero)
+    assert section.items() <= asked.section.items()
+    assert [each["settings"] for each in said] == [["optimizer"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be used"),
+        ("{", "cannot be used"),
+        ("{}", "Please specify the ZeRO optimization config"),
+        ('{"zero_optimization": {"stage": 7}}', "with a stage from 0 to 3"),
+    ],
+)
+def test_a_configuration_of_deepspeed_that_is_no_use_is_refused(
+    deepspeed_asked, tmp_path, text, message
+):
+    file = tmp_path / "deepspeed.json"
+    if text is not None:
+        file.write_text(text)
+    deepspeed_asked.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    with pytest.raises(UsageError, match=message):
+        requested_sharding()
+
+
+def test_where_deepspeed_is_missing_it_is_said_what_to_install(deepspeed_asked):
+    deepspeed_asked.setattr("accelerate.utils.is_deepspeed_available", lambda: False)
+    with pytest.raises(UsageError, match=r"pip install 'pktkit\[deepspeed\]'"):
+        requested_sharding()
 
 
 def test_a_cpu_launch_that_starts_one_process_says_what_to_type(monkeypatch):

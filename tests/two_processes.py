@@ -9,11 +9,13 @@ import json
 import sys
 import time
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
 import torch
 from click.testing import CliRunner
+from scored_together import scored
 from tiny_transfers import pair_of, same_bits, snapshot
 
 import pktkit.distributed.processes
@@ -22,7 +24,7 @@ from pktkit.cli import main
 from pktkit.components import Choice
 from pktkit.discovery.plugins import load_plugins
 from pktkit.distributed.launch import joined
-from pktkit.distributed.processes import ALONE, Processes, Sharding
+from pktkit.distributed.processes import ALONE, Processes, Sharding, Zero
 from pktkit.errors import PktkitError
 from pktkit.journal import Journal, fingerprint
 from pktkit.meter import SOURCE, TARGET, Meter
@@ -38,8 +40,10 @@ from pktkit.values import Interface
 SHORT = {"steps": 3, "batch_size": 7, "learning_rate": 1e-3, "weight_decay": 0.1}
 
 WHOLE, SHARDED = None, Sharding()
+ZERO_1, ZERO_2, ZERO_3 = (Zero({"stage": stage}) for stage in (1, 2, 3))
+OFFLOADED = Zero({"stage": 3, "offload_optimizer": {"device": "cpu"}})
 
-CASES: dict[str, tuple[str, dict[str, object], tuple[str, ...], Sharding | None]] = {
+CASES: dict[str, tuple[str, dict[str, object], tuple[str, ...], Sharding | Zero | None]] = {
     "sft": ("sft", {}, (), WHOLE),
     "sft, LoRA": ("sft", {}, ("injector.train=lora",), WHOLE),
     "sft, accumulated": ("sft", {"accumulate": 3}, (), WHOLE),
@@ -76,8 +80,31 @@ CASES: dict[str, tuple[str, dict[str, object], tuple[str, ...], Sharding | None]
     "seeking": ("seeking", {}, ("injector.dropout=0", "aligner.rank=4"), WHOLE),
     "seeking, sharded": ("seeking", {}, ("injector.dropout=0", "aligner.rank=4"), SHARDED),
     "pissa": ("pissa", {}, ("aligner.rank=4",), WHOLE),
+    "sft, accumulated, ZeRO 1": ("sft", {"accumulate": 3}, (), ZERO_1),
+    "sft, accumulated, ZeRO 3": ("sft", {"accumulate": 3}, (), ZERO_3),
+    "sft, checkpointed, ZeRO 3": ("sft", {"checkpointing": True}, (), ZERO_3),
+    "sft, bf16, ZeRO 2": ("sft", {"autocast": "bfloat16"}, (), ZERO_2),
+    "sft, ZeRO 3, optimiser offloaded": ("sft", {}, (), OFFLOADED),
+    "latent, ZeRO 2": ("latent", {}, (), ZERO_2),
+    "latent-hint, ZeRO 2": ("latent-hint", {}, (), ZERO_2),
+    "latent-geometry, ZeRO 1": ("latent-geometry", {}, (), ZERO_1),
+    "fisher through a moving head, ZeRO 3": (
+        "latent-fisher",
+        {},
+        ("injector.train=full", "injector.output_stage=last"),
+        ZERO_3,
+    ),
+    "seeking, ZeRO 3": ("seeking", {}, ("injector.dropout=0", "aligner.rank=4"), ZERO_3),
 }
-"""Strategy, budget, overrides and layout."""
+"""Strategy, budget, overrides and layout. `latent-fisher` and `latent-geometry` train one block
+after another."""
+
+INSTALLED = find_spec("deepspeed") is not None
+
+
+def can_run(name: str) -> bool:
+    """Whether what a case needs is installed."""
+    return INSTALLED or not isinstance(CASES[name][3], Zero)
 
 
 def uneven_task() -> Task:
@@ -244,7 +271,10 @@ def commands(processes: Processes, folder: Path) -> dict[str, object]:
     quick = ["--set", "budget.steps=2", "--set", "budget.rows=16", "--set", "budget.batch_size=6"]
     found = {}
     for name, arguments in {
-        "transfer": ["transfer", "--strategy", "latent", "--out", str(folder / "saved")],
+        "transfer": [
+            *("transfer", "--strategy", "latent", "--out", str(folder / "saved")),
+            *("--score", "dev"),
+        ],
         "occupied": ["transfer", "--strategy", "latent", "--out", str(folder / "saved")],
         "numbered": ["transfer", "--strategy", "latent", "--out", "x", "--device", "cuda:0"],
         "compare": [
@@ -259,7 +289,9 @@ def commands(processes: Processes, folder: Path) -> dict[str, object]:
         result = CliRunner().invoke(main, [*arguments, *quick])
         found[name] = {"exit": result.exit_code, "out": result.stdout, "err": result.stderr}
     files = sorted(file.name for file in (folder / "run").iterdir())
-    return {"all": processes.everyones(found), "files": files}
+    record = json.loads((folder / "saved" / "transfer.json").read_text(encoding="utf-8"))
+    own = record["scores"]["own"]
+    return {"all": processes.everyones(found), "files": files, "card": own}
 
 
 def everything(folder: Path) -> None:
@@ -267,14 +299,19 @@ def everything(folder: Path) -> None:
     with joined("cpu") as processes:
         registry = Registry(load_plugins())
         cache = folder / "cache"
-        found = {name: compared(registry, cache, name, processes) for name in CASES}
+        cases = [name for name in CASES if can_run(name)]
+        found = {name: compared(registry, cache, name, processes) for name in cases}
         found["naive"] = naive(processes)
         found["too few rows"] = refused(processes, accumulate=4)
         found["not finite"] = refused(processes, blow_up=True)
         sharded = attrs.evolve(processes, sharding=SHARDED)
         found["not finite, sharded"] = refused(sharded, blow_up=True)
+        if INSTALLED:
+            partitioned = attrs.evolve(processes, sharding=ZERO_2)
+            found["not finite, ZeRO"] = refused(partitioned, blow_up=True)
         found["lonely"] = lonely(processes)
         found["at odds"] = at_odds(processes)
+        found["scored"] = scored(processes, folder)
         found["commands"] = commands(processes, folder)
         if processes.main:
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")

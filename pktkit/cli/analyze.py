@@ -18,7 +18,8 @@ from pktkit.components import Kind
 from pktkit.tables import table
 
 if TYPE_CHECKING:
-    from pktkit.analysis import AnalysisContext, Outcome
+    from pktkit.analysing import Outcome
+    from pktkit.analysis import AnalysisContext
     from pktkit.components import Choice
 
 
@@ -105,7 +106,7 @@ def analyze(
 
 def _run(app: AppContext, choices: Sequence[Choice], context: AnalysisContext) -> list[Outcome]:
     """Run analyses, and show each as soon as it is done."""
-    from pktkit.analysis import run_analyses
+    from pktkit.analysing import run_analyses
 
     outcomes = []
     for outcome in run_analyses(choices, context, lambda choice: _announce(app, choice)):

@@ -2,97 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from pktkit import logs
 from pktkit.budget import EQUAL
+from pktkit.cli.comparison import Request, planned
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
 from pktkit.cli.running import (
+    as_begun,
     default_directory,
     refuse_beside_resume,
     run_part_watched,
     run_watched,
+    where_begun,
 )
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pktkit.compare.plan import Plan
     from pktkit.compare.resume import StoredRun
-    from pktkit.components import Strategy
-    from pktkit.registry import Registry
     from pktkit.report.records import Summary
-    from pktkit.tasks.base import Task
-
-BESIDE_RESUME = (
-    "resume",
-    "jobs",
-    "cache",
-    "form",
-    "allow_code_execution",
-    "trust_remote_code",
-)
-"""Options that may be given beside `--resume`."""
-
-
-@attrs.frozen
-class Request:
-    """What the options of a comparison were given; its models are a `ModelChoice`.
-
-    Arguments:
-        strategies: comma list of names or recipe files.
-        tasks: comma list of names or files of rows; None for the embedded pair's.
-        seeds: a count, or a comma list.
-        overrides: each `[STRATEGY:]STAGE.OPTION=VALUE`.
-        controls: whether baselines and placebos stand beside.
-        split: where scores are read.
-        analyses: comma list of analyses to add; None for none.
-        limit: items scored per task; None for all.
-        references: each a comma list of rows to compare with; empty for the usual ones.
-        alpha: error rate of claims.
-        n_boot: bootstrap draws per difference.
-        repeats: further runs of every strategy's first seed.
-        rows: comma list of training rows, a point of a curve each; None for the budget's.
-        curve: `steps`, or `steps=` with a comma list; None for the budget's.
-        equal: what all arms spend alike; None leaves each the steps of its budget.
-        allow_code_execution: whether programs that a model wrote may be run.
-        jobs: worker processes; 0 for none, None chooses.
-        cell: `i/n` for one part of the cells, None for all.
-        form: how the result is written to stdout.
-        out: run directory; None for a new one under `runs`.
-        resume: run directory to go on with; None starts a new run.
-    """
-
-    strategies: str | None
-    tasks: str | None
-    seeds: str
-    overrides: tuple[str, ...]
-    controls: bool
-    split: str
-    analyses: str | None
-    limit: int | None
-    references: tuple[str, ...]
-    alpha: float
-    n_boot: int
-    repeats: int
-    rows: str | None
-    curve: str | None
-    equal: str | None
-    allow_code_execution: bool
-    jobs: int | None
-    cell: str | None
-    form: str
-    out: Path | None
-    resume: Path | None
 
 
 @click.command()
@@ -234,24 +168,22 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
     """Go on with a run that stopped."""
     from pktkit.cli.together import together
     from pktkit.compare.preview import announce
-    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
+    from pktkit.compare.resume import stored_run
     from pktkit.compare.run import take_part
 
-    refuse_beside_resume(BESIDE_RESUME, lock="run.lock", beside="--jobs, --cache, --format")
+    refuse_beside_resume("run.lock")
     run = stored_run(path)
-    app = app.with_selection(run.lock.plan.selection)
-    kept, where = models.cache and models.cache.absolute(), f"the run in {path}"
+    kept = models.cache and models.cache.absolute()
     with (
-        started_in(run.lock.directory),
+        where_begun(app, run.lock) as app,
         together(run.lock.plan.pair.devices, kept) as (processes, cache),
     ):
-        require_unchanged(run.lock.pinned, app.registry, where=where)
-        lock = permitted(
+        lock = as_begun(
+            app,
             run.lock.pinned,
-            app.registry,
-            run_programs=request.allow_code_execution,
-            remote_code=models.placement.trust_remote_code,
-            where=where,
+            allow_code_execution=request.allow_code_execution,
+            trust_remote_code=models.placement.trust_remote_code,
+            where=f"the run in {path}",
         )
         if not processes.main:
             take_part(lock.plan, cache=cache, processes=processes)
@@ -288,80 +220,3 @@ def _progress(run: StoredRun) -> str:
         return f"{total - missing} of {total} cells are there, {missing} to run"
     done = "finished already" if run.directory.finished else "only the report is missing"
     return f"all {total} cells are there, {done}; the report is written again"
-
-
-def planned(app: AppContext, models: ModelChoice, request: Request, *, warm: bool = False) -> Plan:
-    """Check everything that can be checked before a model is loaded.
-
-    Arguments:
-        app: with the plugins.
-        models: the pair.
-        request: what to run.
-        warm: whether cells will follow, so that workers may be prepared meanwhile.
-
-    Raises:
-        PktkitError: something in it cannot be.
-    """
-    from pktkit.compare.claims import require_claims_possible
-    from pktkit.compare.curve import curve_points, require_free
-    from pktkit.compare.plan import Plan, choose_strategies, own_tasks, parse_seeds
-    from pktkit.compare.workers import warm_up
-    from pktkit.overrides import apply_all
-    from pktkit.settings import EvidenceSettings
-
-    if request.strategies is None:
-        raise click.UsageError("Missing option '--strategies'.")
-    registry = app.registry
-    wanted = names(models.task_name(request.tasks))
-    tasks = own_tasks(registry) if wanted == ["all"] else wanted
-    chosen = choose_strategies(registry, names(request.strategies), controls=request.controls)
-    if request.overrides:
-        chosen = apply_all(chosen, request.overrides, registry)
-    if warm and request.jobs != 0 and "WORLD_SIZE" not in os.environ:
-        warm_up()  # the slowest part of a start; it goes on while tasks are loaded
-    loaded = [_checked_task(registry, name, chosen, request) for name in tasks]
-    evidence = EvidenceSettings(request.alpha, request.n_boot, names(",".join(request.references)))
-    require_claims_possible(evidence, chosen)
-    require_free(
-        request.overrides,
-        rows=request.rows is not None,
-        steps=request.curve is not None,
-    )
-    return Plan(
-        pair=models.pair,
-        strategies=tuple(chosen),
-        tasks=tuple(tasks),
-        seeds=parse_seeds(request.seeds),
-        split=request.split,
-        settings=models.settings,
-        selection=app.selection,
-        item_limit=request.limit,
-        template=models.own_template,
-        allow_code_execution=request.allow_code_execution,
-        trace=app.trace_plugins,
-        repeats=request.repeats,
-        evidence=evidence,
-        points=curve_points(request.rows, request.curve, loaded, chosen),
-        equal=request.equal or "",
-    )
-
-
-def _checked_task(
-    registry: Registry, name: str, strategies: Sequence[Strategy], request: Request
-) -> Task:
-    """Load a task, and require what scoring it and learning from it need."""
-    from pktkit.compare.plan import choose_task
-    from pktkit.components import Kind
-    from pktkit.permission import code_execution, require_permission
-    from pktkit.transfer import budget_for
-
-    task = choose_task(registry, name)
-    registry.get(Kind.EVALUATOR, task.evaluator.name)
-    task.items(request.split)
-    with code_execution(request.allow_code_execution):
-        require_permission(registry, task)
-    for strategy in strategies:
-        budget_for(task, strategy)
-        if strategy.injector is not None:
-            task.items("train")
-    return task

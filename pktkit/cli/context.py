@@ -12,7 +12,7 @@ from pktkit import logs
 from pktkit.discovery.plugins import Plugins, PluginSelection, load_plugins
 from pktkit.errors import UsageError
 from pktkit.registry import Registry
-from pktkit.running.tracing import Trace, TraceEvent
+from pktkit.tracing import Trace, TraceEvent
 
 
 @attrs.define(slots=False)

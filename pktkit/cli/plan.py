@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pktkit.cli import compare as comparing
+from pktkit.cli.compare import compare
+from pktkit.cli.comparison import Request, planned
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.cli.options import ModelChoice, gathered, model_options
 from pktkit.errors import EXIT_DOES_NOT_FIT, EXIT_OK
 from pktkit.tables import table
 
 if TYPE_CHECKING:
-    from pktkit.outlook.forecast import Arm, Forecast
+    from pktkit.outlook.arms import Arm
+    from pktkit.outlook.forecast import Forecast
 
 _MAP = 60
 """Characters of a layer map in the table."""
@@ -22,14 +24,14 @@ _MAP = 60
 
 @model_options
 @pass_app
-@gathered("request", comparing.Request)
-def _show(app: AppContext, models: ModelChoice, request: comparing.Request, **further: Any) -> int:
+@gathered("request", Request)
+def _show(app: AppContext, models: ModelChoice, request: Request, **further: Any) -> int:
     from pktkit.compare.preview import announce
     from pktkit.outlook.forecast import forecast
 
     if request.strategies is None:
         raise click.UsageError("Missing option '--strategies'.")
-    plan = comparing.planned(app, models, request)
+    plan = planned(app, models, request)
     found = forecast(plan, app.registry, jobs=request.jobs, cache=models.cache)
     out = request.out or Path("runs")
     shortages = found.shortages(models.cache, out)
@@ -48,7 +50,7 @@ def _show(app: AppContext, models: ModelChoice, request: comparing.Request, **fu
 plan = click.Command(
     "plan",
     callback=_show,
-    params=list(comparing.compare.params),
+    params=list(compare.params),
     short_help="Show what a comparison would take.",
     help="Show what `compare` with the same options would do and take, and run nothing.\n\n"
     "No weights are read. Memory is estimated by formula and checked against measured peaks; "

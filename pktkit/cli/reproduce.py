@@ -11,7 +11,7 @@ import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.running import default_directory, run_watched
+from pktkit.cli.running import as_begun, default_directory, run_watched, where_begun
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.tables import table
 
@@ -81,7 +81,7 @@ def reproduce(
     """
     from pktkit.compare.lock import Lock, read_lock
     from pktkit.compare.reproduce import reproduction
-    from pktkit.compare.resume import permitted, require_unchanged, started_in, stored_run
+    from pktkit.compare.resume import stored_run
     from pktkit.report.rundir import CELLS, LOCK, RunDirectory
 
     logs.configure(app.verbosity)
@@ -89,14 +89,12 @@ def reproduce(
     out, cache = (out or default_directory()).absolute(), cache and cache.absolute()
     lock = _moved(read_lock(file).pinned, places)
     beside = stored_run(file) if (file.parent / CELLS).exists() and file.name == LOCK else None
-    app = app.with_selection(lock.plan.selection)
-    with started_in(lock.directory):
-        require_unchanged(lock, app.registry, where=f"the run of {file}")
-        lock = permitted(
+    with where_begun(app, lock) as app:
+        lock = as_begun(
+            app,
             lock,
-            app.registry,
-            run_programs=allow_code_execution,
-            remote_code=trust_remote_code,
+            allow_code_execution=allow_code_execution,
+            trust_remote_code=trust_remote_code,
             where=f"the run of {file}",
         )
         again = Lock.of(lock.plan, app.registry, threads=lock.threads, analyses=lock.analyses)

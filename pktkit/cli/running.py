@@ -1,9 +1,10 @@
-"""Running a comparison under a progress display, for every command that does."""
+"""How commands run cells under a progress display, and go on with a run or repeat it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,15 @@ from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError
 if TYPE_CHECKING:
     from pktkit.cli.context import AppContext
     from pktkit.compare.lock import Lock
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
     from pktkit.report.records import Summary
     from pktkit.report.rundir import RunDirectory
+
+BESIDE_RESUME = ("--jobs", "--cache", "--format")
+"""Options of every such command that may be given beside `--resume`."""
+
+PERMISSIONS = ("--allow-code-execution", "--trust-remote-code")
+"""Permissions to run foreign code, which no lock can give."""
 
 
 def run_watched(
@@ -44,7 +51,7 @@ def run_watched(
     from pktkit.compare.run import run_comparison
 
     _prepare(jobs)
-    with _watched(app, lock, directory, cells) as watcher:
+    with watched(app, *_shown(lock, directory, cells)) as watcher:
         return run_comparison(
             lock.plan,
             app.registry,
@@ -80,7 +87,7 @@ def run_part_watched(
     from pktkit.compare.run import run_part
 
     _prepare(jobs)
-    with _watched(app, lock, directory, cells) as watcher:
+    with watched(app, *_shown(lock, directory, cells)) as watcher:
         results = run_part(
             lock, directory, jobs=jobs, watcher=watcher, cache=cache, processes=processes
         )
@@ -101,50 +108,106 @@ def _prepare(jobs: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _watched(
-    app: AppContext, lock: Lock, directory: RunDirectory, cells: int | None
-) -> Iterator[Watcher]:
-    """Show how far a run is, and say how to go on with one that stops."""
+def watched(app: AppContext, cells: int, stopped: Callable[[], None]) -> Iterator[Watcher]:
+    """Show how far a run is, and say how to go on with one that stops.
+
+    Arguments:
+        cells: how many there are to run.
+        stopped: says how to go on.
+    """
     from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
 
-    total = len(lock.cells)
-    with CellDisplay(total if cells is None else cells, quiet=app.verbosity < 0) as display:
-        try:
+    try:
+        with CellDisplay(cells, quiet=app.verbosity < 0) as display:
             yield Watcher(display.step, display.finished, display.analysing)
-        except (KeyboardInterrupt, PktkitError):
-            _say_how_to_go_on(directory, total)
-            raise
+    except (KeyboardInterrupt, PktkitError):
+        stopped()
+        raise
 
 
-def refuse_beside_resume(allowed: Collection[str], *, lock: str, beside: str) -> None:
+def refuse_beside_resume(lock: str, *, further: tuple[str, ...] = ()) -> None:
     """Refuse options of the present command that say what a lock says.
 
     Arguments:
-        allowed: parameters that may be given beside `--resume`.
         lock: the lock's file name.
-        beside: those parameters in words.
+        further: options that this command takes beside `--resume` and others do not.
 
     Raises:
         click.UsageError: another one was given.
     """
     context = click.get_current_context()
+    beside = (*further, *BESIDE_RESUME)
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in allowed
+        if not {"--resume", *beside, *PERMISSIONS}.intersection(parameter.opts)
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if given:
         raise click.UsageError(
             f"--resume takes what to run from {lock}; leave out {', '.join(given)}. "
-            f"Beside it: {beside}, and permissions to run foreign code."
+            f"Beside it: {', '.join(beside)}, and permissions to run foreign code."
         )
+
+
+@contextlib.contextmanager
+def where_begun(app: AppContext, lock: Lock) -> Iterator[AppContext]:
+    """Work where a run was started, with the plugins that it selected.
+
+    Raises:
+        UsageError: `--no-plugins` is given.
+    """
+    from pktkit.compare.resume import started_in
+
+    app = app.with_selection(lock.plan.selection)
+    with started_in(lock.directory):
+        yield app
+
+
+def as_begun(
+    app: AppContext,
+    lock: Lock,
+    *,
+    allow_code_execution: bool,
+    trust_remote_code: bool,
+    where: str,
+) -> Lock:
+    """Return a lock that may run again: what it read is unchanged, what it needs permitted.
+
+    Arguments:
+        app: as `where_begun` gives it.
+        lock: of the run, pinned.
+        allow_code_execution, trust_remote_code: permissions given to the present command.
+        where: the run, for messages.
+
+    Raises:
+        UsageError: a model or task has changed or is gone, or a permission is missing.
+    """
+    from pktkit.compare.resume import permitted, require_unchanged
+
+    require_unchanged(lock, app.registry, where=where)
+    return permitted(
+        lock,
+        app.registry,
+        run_programs=allow_code_execution,
+        remote_code=trust_remote_code,
+        where=where,
+    )
 
 
 def default_directory() -> Path:
     """Return a new folder's name under `runs`, by the time."""
     return Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+
+
+def _shown(
+    lock: Lock, directory: RunDirectory, cells: int | None
+) -> tuple[int, Callable[[], None]]:
+    """Return what `watched` asks for, of a comparison."""
+    total = len(lock.cells)
+    stopped = functools.partial(_say_how_to_go_on, directory, total)
+    return total if cells is None else cells, stopped
 
 
 def _say_how_to_go_on(directory: RunDirectory, total: int) -> None:

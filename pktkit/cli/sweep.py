@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import click
-from click.core import ParameterSource
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
-from pktkit.cli.running import default_directory, refuse_beside_resume
-from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, PktkitError, UsageError
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options
+from pktkit.cli.running import (
+    as_begun,
+    default_directory,
+    refuse_beside_resume,
+    watched,
+    where_begun,
+)
+from pktkit.cli.search import DEFAULT_TRIALS, Request, planned
+from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED, UsageError
 from pktkit.settings import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
-    from pktkit.compare.plan import Plan
-    from pktkit.sweep.directory import Search, SweepDirectory, SweepLock
+    from pktkit.sweep.directory import SweepDirectory, SweepLock
     from pktkit.sweep.outcome import Outcome
-    from pktkit.sweep.space import Dimension
-
-DEFAULT_TRIALS = 20
-
-BESIDE_RESUME = (
-    "resume",
-    "trials",
-    "jobs",
-    "cache",
-    "form",
-    "allow_code_execution",
-    "trust_remote_code",
-)
-"""Options that may be given beside `--resume`."""
-
-TO_CONFIRM = (
-    "--source",
-    "--target",
-    "--set",
-    "--template",
-    "--max-length",
-    "--dtype",
-    "--source-dtype",
-    "--source-quant",
-    "--allow-code-execution",
-    "--trust-remote-code",
-)
-"""Options that a comparison on test needs too."""
-
-
-@attrs.frozen
-class Request:
-    """What the options of a sweep were given; its models are a `ModelChoice`.
-
-    Arguments:
-        strategy: a name or a recipe file.
-        task: a name or a file of rows; None for the embedded pair's.
-        space: each `STAGE.OPTION=VALUES` or a YAML file.
-        trials: configurations besides the registered one; None for the usual number.
-        seeds: a count, or a comma list.
-        sampler: one of `pktkit.sweep.sampling.SAMPLERS`.
-        sampler_seed: of the sampler.
-        overrides: as of a comparison, for all arms.
-        limit: items scored; None for all.
-        alpha: error rate of claims.
-        allow_unequal_budget: whether budget fields that make terms unequal may be searched.
-        allow_code_execution: whether programs that a model wrote may be run.
-        jobs: worker processes per trial; 0 for none, None chooses.
-        form: how the result is written to stdout.
-        out: folder; None for a new one under `runs`.
-        resume: folder to go on with; None starts a new sweep.
-    """
-
-    strategy: str | None
-    task: str | None
-    space: tuple[str, ...]
-    trials: int | None
-    seeds: str
-    sampler: str
-    sampler_seed: int
-    overrides: tuple[str, ...]
-    limit: int | None
-    alpha: float
-    allow_unequal_budget: bool
-    allow_code_execution: bool
-    jobs: int | None
-    form: str
-    out: Path | None
-    resume: Path | None
 
 
 @click.command()
@@ -198,7 +132,7 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
     from pktkit.sweep.run import suitable_jobs
 
     folder = request.out or default_directory()
-    plan, search = _plan(app, models, request, folder)
+    plan, search = planned(app, models, request, folder)
     threads = default_threads(request.jobs, max(1, suitable_jobs(plan)))
     lock = SweepLock(search, Lock.of(plan, app.registry, threads=threads))
     directory = SweepDirectory.create(folder)
@@ -215,25 +149,19 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
 
 def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path) -> int:
     """Go on with a sweep that stopped, or with more trials."""
-    from pktkit.compare.resume import permitted, require_unchanged, started_in
     from pktkit.sweep.directory import SweepDirectory
 
-    refuse_beside_resume(
-        BESIDE_RESUME, lock="sweep.lock", beside="--trials, --jobs, --cache, --format"
-    )
+    refuse_beside_resume("sweep.lock", further=("--trials",))
     directory = SweepDirectory.existing(path)
     lock = directory.lock()
-    kept, where = models.cache and models.cache.absolute(), f"the sweep in {path}"
-    app = app.with_selection(lock.run.plan.selection)
-    with started_in(lock.run.directory):
-        run = lock.run.pinned
-        require_unchanged(run, app.registry, where=where)
-        run = permitted(
-            run,
-            app.registry,
-            run_programs=request.allow_code_execution,
-            remote_code=models.placement.trust_remote_code,
-            where=where,
+    kept = models.cache and models.cache.absolute()
+    with where_begun(app, lock.run) as app:
+        run = as_begun(
+            app,
+            lock.run.pinned,
+            allow_code_execution=request.allow_code_execution,
+            trust_remote_code=models.placement.trust_remote_code,
+            where=f"the sweep in {path}",
         )
         search = attrs.evolve(lock.search, trials=request.trials or lock.search.trials)
         there = len(directory.trials())
@@ -252,8 +180,6 @@ def _finished(
     cache: Path | None,
 ) -> int:
     """Run what is missing, write the outcome and show it."""
-    from pktkit.cli.progress import CellDisplay
-    from pktkit.compare.run import Watcher
     from pktkit.sweep.directory import resume_command
     from pktkit.sweep.outcome import judge
     from pktkit.sweep.report import write_outcome
@@ -262,19 +188,11 @@ def _finished(
     plan = lock.run.plan
     done = len({cell.key for cell in directory.run.cells() if not cell.failed})
     expected = len(plan.cells()) + lock.search.trials * len(plan.seeds) - done
-    try:
-        with CellDisplay(expected, quiet=app.verbosity < 0) as display:
-            trials, cells = run_sweep(
-                lock,
-                app.registry,
-                directory,
-                jobs=request.jobs,
-                watcher=Watcher(display.step, display.finished, display.analysing),
-                cache=cache,
-            )
-    except (KeyboardInterrupt, PktkitError):
-        click.echo(f"stopped  go on with: {resume_command(directory.path)}", err=True)
-        raise
+    go_on = f"stopped  go on with: {resume_command(directory.path)}"
+    with watched(app, expected, lambda: click.echo(go_on, err=True)) as watcher:
+        trials, cells = run_sweep(
+            lock, app.registry, directory, jobs=request.jobs, watcher=watcher, cache=cache
+        )
     outcome = judge(lock, trials, cells)
     write_outcome(outcome, directory, app.registry)
     click.echo(_shown(outcome, request.form), nl=False)
@@ -287,113 +205,3 @@ def _shown(outcome: Outcome, form: str) -> str:
     from pktkit.sweep import report
 
     return {"table": report.text, "md": report.markdown, "json": report.as_json}[form](outcome)
-
-
-def _plan(
-    app: AppContext, models: ModelChoice, request: Request, folder: Path
-) -> tuple[Plan, Search]:
-    """Check everything that can be checked before a model is loaded."""
-    from pktkit.compare.plan import Plan, choose_strategies, choose_task, parse_seeds, visible
-    from pktkit.components import Kind
-    from pktkit.overrides import apply_all
-    from pktkit.permission import code_execution, require_permission
-    from pktkit.sweep.directory import Search
-    from pktkit.sweep.run import SPLIT, beside, varied
-    from pktkit.sweep.sampling import make_sampler, require_optuna
-    from pktkit.sweep.space import parse_space, size
-    from pktkit.transfer import budget_for
-
-    registry = app.registry
-    named = names(request.strategy or "")
-    if len(named) != 1:
-        raise click.UsageError("Give one strategy with --strategy NAME, or a recipe file.")
-    task_name = models.task_name(request.task)
-    base = varied(choose_strategies(registry, named, controls=False)[0])
-    chosen = [*beside(base, registry), base]
-    if request.overrides:
-        chosen = apply_all(chosen, request.overrides, registry)
-    space = parse_space(request.space, chosen[-1], registry)
-    _require_free(request, [dimension.name for dimension in space])
-    task = visible(choose_task(registry, task_name), SPLIT)
-    registry.get(Kind.EVALUATOR, task.evaluator.name)
-    task.items(SPLIT)
-    task.items("train")
-    with code_execution(request.allow_code_execution):
-        require_permission(registry, task)
-    for strategy in chosen:
-        budget_for(task, strategy)
-    if not request.allow_unequal_budget:
-        _require_equal(space)
-    make_sampler(request.sampler, space, request.sampler_seed)
-    total = size(space) if request.sampler == "grid" else None
-    plan = Plan(
-        pair=models.pair,
-        strategies=tuple(chosen),
-        tasks=(task_name,),
-        seeds=parse_seeds(request.seeds),
-        split=SPLIT,
-        settings=models.settings,
-        selection=app.selection,
-        item_limit=request.limit,
-        template=models.own_template,
-        allow_code_execution=request.allow_code_execution,
-        trace=app.trace_plugins,
-    )
-    typed = _typed()
-    return plan, Search(
-        strategy=chosen[-1].name,
-        space=space,
-        sampler=request.sampler,
-        seed=request.sampler_seed,
-        trials=request.trials or total or DEFAULT_TRIALS,
-        alpha=request.alpha,
-        optuna="" if request.sampler == "grid" else require_optuna().__version__,
-        command=shlex.join(["pktkit", "sweep", *(word for words in typed for word in words)]),
-        confirm=_confirm(typed, named[0], task_name, folder),
-    )
-
-
-def _require_free(request: Request, searched: list[str]) -> None:
-    """Refuse what is both fixed and searched."""
-    for text in request.overrides:
-        name = text.partition("=")[0].rpartition(":")[2].strip()
-        if name in searched:
-            raise UsageError(f"{name} stands in --set and in --space; leave out one of them.")
-
-
-def _require_equal(space: Sequence[Dimension]) -> None:
-    """Refuse to search what makes configurations spend unlike amounts, unless asked to."""
-    from pktkit.sweep.space import unequal
-
-    if found := unequal(space):
-        raise UsageError(
-            f"--space {found[0]}: configurations would have unlike budgets, and the one that may "
-            "spend most is likely to win. If that is what you want, add --allow-unequal-budget; "
-            f"to fix it for all: --set {found[0]}=VALUE."
-        )
-
-
-def _typed() -> list[tuple[str, ...]]:
-    """Return the options of this command as typed, one tuple of words each."""
-    context = click.get_current_context()
-    words: list[tuple[str, ...]] = []
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            continue
-        value = context.params.get(name)
-        if value is None or isinstance(value, bool):
-            words += [(parameter.opts[0],)] if value else []
-        else:
-            many = value if isinstance(value, tuple) else (value,)
-            words += [(parameter.opts[0], str(one)) for one in many]
-    return words
-
-
-def _confirm(typed: list[tuple[str, ...]], strategy: str, task: str, folder: Path) -> str:
-    """Return the comparison on test that confirms the winner."""
-    from pktkit.sweep.directory import RECIPE
-
-    kept = [word for words in typed if words[0] in TO_CONFIRM for word in words]
-    strategies = f"{strategy},{folder / RECIPE}"
-    return shlex.join(["pktkit", "compare", "--strategies", strategies, "--task", task, *kept])

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import DEFAULT_TASK, ModelChoice, model_options
-from pktkit.distributed.processes import ALONE, Processes
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options
 from pktkit.errors import UsageError
 from pktkit.permission import FLAG
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy
-    from pktkit.outputs import Saving
-    from pktkit.probe import Probe
     from pktkit.registry import Registry
 
 FORMS = ("checkpoint", "adapter", "delta")
+
+
+@attrs.frozen
+class Request:
+    """What the options of a transfer were given; its models are a `ModelChoice`.
+
+    Arguments:
+        strategy: a name or a recipe file.
+        out: folder; new or empty.
+        task_name: a name or a file of rows; None for the embedded pair's.
+        seed: of the transfer.
+        form: one of `FORMS`.
+        rank: largest of an adapter; None for the least that loses nothing.
+        max_shard_size: of a checkpoint's files, e.g. `5GB`.
+        split: scored before and after; None for no scores.
+        run: folder of a comparison whose scores go into the model card.
+        allow_code_execution: whether scoring may run programs that a model wrote.
+        overrides: each `STAGE.OPTION=VALUE`.
+    """
+
+    strategy: str
+    out: Path
+    task_name: str | None
+    seed: int
+    form: str
+    rank: int | None
+    max_shard_size: str | None
+    split: str | None
+    run: Path | None
+    allow_code_execution: bool
+    overrides: tuple[str, ...]
 
 
 @click.command()
@@ -71,21 +98,8 @@ FORMS = ("checkpoint", "adapter", "delta")
     help="Change an option, e.g. aligner.map=unit or budget.steps=100. Repeatable.",
 )
 @pass_app
-def transfer(
-    app: AppContext,
-    strategy: str,
-    out: Path,
-    task_name: str | None,
-    seed: int,
-    form: str,
-    rank: int | None,
-    max_shard_size: str | None,
-    split: str | None,
-    run: Path | None,
-    allow_code_execution: bool,
-    models: ModelChoice,
-    overrides: tuple[str, ...],
-) -> None:
+@gathered("request", Request)
+def transfer(app: AppContext, models: ModelChoice, request: Request) -> None:
     """Transfer knowledge into the target and write it down, with a model card.
 
     A checkpoint loads with AutoModelForCausalLM, an adapter with peft on the target, a delta
@@ -95,120 +109,59 @@ def transfer(
     from pktkit.checkpoints import require_writable
     from pktkit.checkpoints.writing import checked_shard_size
     from pktkit.cli.together import together
-    from pktkit.compare.plan import choose_strategies, choose_task
+    from pktkit.compare.plan import choose_task
     from pktkit.outputs import Saving, sentence
     from pktkit.outputs.scores import of_run
-    from pktkit.overrides import apply_all
+    from pktkit.outputs.transferring import transfer_and_save
     from pktkit.permission import code_execution, require_permission
 
-    saving = Saving(form, rank, checked_shard_size(max_shard_size))
+    saving = Saving(request.form, request.rank, checked_shard_size(request.max_shard_size))
     log, registry = app.log, app.registry
-    wanted = models.task_name(task_name)
-    chosen = choose_strategies(registry, [strategy], controls=False)[:1]
-    if overrides:
-        chosen = apply_all(chosen, overrides, registry)
-    if chosen[0].injector is None:
-        raise UsageError(f"strategy '{strategy}' leaves the target as it is; nothing to write.")
+    wanted = models.task_name(request.task_name)
+    strategy = _chosen(registry, request)
     task = choose_task(registry, wanted)
-    comparison = of_run(run, chosen[0].name, task.name) if run else ()
+    comparison = of_run(request.run, strategy.name, task.name) if request.run else ()
     with (
-        code_execution(allow_code_execution),
+        code_execution(request.allow_code_execution),
         together(models.pair.devices, models.cache) as (processes, cache),
     ):
-        if split is not None:
+        if request.split is not None:
             require_permission(registry, task)
-            task.items(split)
-        models = attrs.evolve(models, cache=cache)
-        processes.on_main(lambda: require_writable(out))
-        probe = models.probe(task)
-        record = _run(
-            chosen[0],
+            task.items(request.split)
+        processes.on_main(lambda: require_writable(request.out))
+        probe = attrs.evolve(models, cache=cache).probe(task)
+        record = transfer_and_save(
+            strategy,
             probe,
             registry,
-            seed=seed,
-            out=out,
+            seed=request.seed,
+            out=request.out,
             processes=processes,
             saving=saving,
-            split=split,
+            split=request.split,
             comparison=comparison,
         )
     if processes.main:
         for note in probe.notes if app.verbosity >= 0 else ():
             click.echo(f"note     {note}", err=True)
-        log.info("transferred", strategy=strategy, **record["summary"])
-        click.echo(f"wrote    {out}  {sentence(record)}")
+        log.info("transferred", strategy=request.strategy, **record["summary"])
+        click.echo(f"wrote    {request.out}  {sentence(record)}")
 
 
-def _run(
-    strategy: Strategy,
-    probe: Probe,
-    registry: Registry,
-    *,
-    seed: int,
-    out: Path,
-    processes: Processes = ALONE,
-    saving: Saving | None = None,
-    split: str | None = None,
-    comparison: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Transfer inside a journal, save and verify; the record lies beside the weights.
+def _chosen(registry: Registry, request: Request) -> Strategy:
+    """Return the strategy with its overrides.
 
-    Of several processes all transfer and one saves.
-
-    Arguments:
-        saving: in which form; None for a checkpoint.
-        split: the target is scored on it before and after; None leaves that out.
-        comparison: further scores for the model card.
-
-    Returns:
-        What was done, with `transfer.json` as it was written in the process that wrote it.
+    Raises:
+        UsageError: there is none of that name, or it leaves the target as it is.
     """
-    from pktkit.journal import Journal
-    from pktkit.outcomes import CellKey
-    from pktkit.outputs import Saving, save
-    from pktkit.outputs.lineage import model_facts, software
-    from pktkit.outputs.scores import before_and_after, score
-    from pktkit.recipe import dump_recipe
-    from pktkit.transfer import budget_for, run_transfer, transfer_data
+    from pktkit.compare.plan import choose_strategies
+    from pktkit.overrides import apply_all
 
-    pair, task = probe.pair, probe.task
-    budget = budget_for(task, strategy)
-    recipe = dump_recipe(attrs.evolve(strategy, budget=attrs.asdict(budget)))
-    facts = {"source": model_facts(pair.source), "target": model_facts(pair.target)}
-    key = CellKey(strategy.name, task.name, seed)
-    before = score(pair.target, task, split, registry, key) if split else ()
-    data = transfer_data(probe, budget, seed, processes=processes)
-    with Journal(pair.target) as journal:
-        done = run_transfer(strategy, pair, probe, data, journal, registry, task=task.name)
-        changed = journal.changed()
-    scores: dict[str, Any] = {"comparison": list(comparison)} if comparison else {}
-    if split:
-        after = score(pair.target, task, split, registry, key)
-        scores["own"] = before_and_after(task, split, before, after)
-    injection = done.injection
-    record = {
-        "strategy": attrs.asdict(strategy, filter=lambda field, value: bool(value)),
-        "recipe": recipe,
-        "source": pair.source.name,
-        "target": pair.target.name,
-        "models": facts,
-        "revisions": {"source": pair.source.revision, "target": pair.target.revision},
-        "task": task.name,
-        "seed": seed,
-        "budget": attrs.asdict(budget),
-        "processes": processes.count,
-        "layer_map": "" if done.layer_map is None else str(done.layer_map),
-        "alignment": {} if done.alignment is None else dict(done.alignment.diagnostics),
-        "injection": {} if injection is None else attrs.asdict(injection),
-        "changed_parameters": list(changed),
-        "scores": scores,
-        "software": software(),
-        "summary": {
-            "steps": injection.steps if injection else 0,
-            "changed": f"{len(changed)} parameters",
-        },
-    }
-    how = saving or Saving()
-    written: dict[str, Any] = {}
-    processes.on_main(lambda: written.update(save(pair.target, journal, out, how, record)))
-    return written or record
+    chosen = choose_strategies(registry, [request.strategy], controls=False)[:1]
+    if request.overrides:
+        chosen = apply_all(chosen, request.overrides, registry)
+    if chosen[0].injector is None:
+        raise UsageError(
+            f"strategy '{request.strategy}' leaves the target as it is; nothing to write."
+        )
+    return chosen[0]

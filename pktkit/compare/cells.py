@@ -15,7 +15,6 @@ import structlog
 from pktkit.compare.memory import PeakMemory
 from pktkit.compare.parity import Costs, flop_costs, reference_arm, token_costs, trial_steps
 from pktkit.compare.plan import Plan, choose_task, scored
-from pktkit.components import Kind
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import JournalError, LaunchError, PktkitError, UsageError
 from pktkit.journal import Journal
@@ -25,10 +24,10 @@ from pktkit.outcomes import CellKey, CellResult, Spent
 from pktkit.permission import code_execution
 from pktkit.points import budget_at, point_fields
 from pktkit.registry import Registry
-from pktkit.running.boundary import checked_scores
-from pktkit.running.stages import EVALUATE, Stages
-from pktkit.running.tracing import Trace, TraceEvent
+from pktkit.running.scoring import scores_of
+from pktkit.running.stages import Stages
 from pktkit.states.source import WrittenSource
+from pktkit.tracing import Trace, TraceEvent
 from pktkit.transfer import Transferred, budget_for, run_transfer, transfer_data
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class CellRunner:
             plan: the comparison.
             cache: directory of readings shared with other workers.
             registry: instead of the one that the plan's plugin selection gives.
-            processes: that run the same cells and train each target together; process 0 scores.
+            processes: that run the same cells, train each target together and score it together.
 
         Raises:
             PktkitError: a model cannot be loaded.
@@ -124,10 +123,12 @@ class CellRunner:
         model = self.pair.source if strategy.role == "source" else self.pair.target
         if isinstance(model, WrittenSource):
             return CellResult(key, scores=model.scores(self._task(key.task), self.plan.split))
-        journal = Journal(model)
+        with self._failing_together(f"{key}"):
+            journal = Journal(model)
         stages = Stages(key, self.registry, journal)
         try:
-            scores = self._evaluate(model, stages)
+            with self._failing_together(f"scores of {key}"):
+                scores = self._evaluate(model, stages)
         finally:
             self._require_pristine(journal)
         return CellResult(key, scores=scores, seconds=stages.seconds)
@@ -149,8 +150,9 @@ class CellRunner:
                     reading = time.perf_counter() - start
                     done = self._transfer(key, strategy, data, journal)
                 # A journal of its own: what the injector wrote must not change any more.
-                stages = Stages(key, self.registry, Journal(self.pair.target))
-                scores = self._evaluate(self.pair.target, stages)
+                with self._failing_together(f"scores of {key}"):
+                    stages = Stages(key, self.registry, Journal(self.pair.target))
+                    scores = self._evaluate(self.pair.target, stages)
                 seconds = {"data": reading, **done.seconds, **stages.seconds}
         finally:
             journal.rollback()
@@ -260,19 +262,9 @@ class CellRunner:
         )
 
     def _evaluate(self, model: LoadedModel, stages: Stages) -> Sequence[ItemScore]:
-        if not self.processes.main:
-            return ()
-        task, split = self._task(stages.key.task), self.plan.split
+        task = self._task(stages.key.task)
         with code_execution(self.plan.allow_code_execution):
-            return stages.run(
-                EVALUATE,
-                Kind.EVALUATOR,
-                task.evaluator,
-                lambda evaluator: checked_scores(
-                    evaluator.evaluate(model, task, split), task.items(split)
-                ),
-                shown=lambda scores: f"{len(scores)} scores",
-            )
+            return scores_of(model, task, self.plan.split, stages, self.processes)
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:

@@ -226,6 +226,37 @@ def scored(task: Task, plan: Plan) -> Task:
     return attrs.evolve(task, splits={**task.splits, plan.split: items})
 
 
+def require_runnable(
+    registry: Registry,
+    task: Task,
+    strategies: Sequence[Strategy],
+    *,
+    split: str,
+    allow_code_execution: bool,
+) -> None:
+    """Require what scoring a task and learning from it need, before anything is loaded.
+
+    Arguments:
+        split: where scores are read.
+        allow_code_execution: whether programs that a model wrote may be run.
+
+    Raises:
+        UsageError: its evaluator or a split is missing, a budget is refused, or there is no
+            permission.
+    """
+    from pktkit.permission import code_execution, require_permission
+    from pktkit.transfer import budget_for
+
+    registry.get(Kind.EVALUATOR, task.evaluator.name)
+    task.items(split)
+    with code_execution(allow_code_execution):
+        require_permission(registry, task)
+    for strategy in strategies:
+        budget_for(task, strategy)
+        if strategy.injector is not None:
+            task.items("train")
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Read `--seeds`: a count (`3` means 0, 1, 2) or a comma list of seeds (`7,11`).
 

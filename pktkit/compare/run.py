@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pktkit.cache.directory import CacheDirectory
 from pktkit.compare.lock import Lock
 from pktkit.compare.plan import Plan
 from pktkit.compare.sections import analysed, contributed
+from pktkit.compare.watcher import Watcher
 from pktkit.compare.workers import default_jobs, default_threads, run_cells
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.report.kept_sections import SECTIONS, read_sections
@@ -24,7 +25,6 @@ from pktkit.report.rundir import LOCK
 from pktkit.report.summary import summarise
 
 if TYPE_CHECKING:
-    from pktkit.compare.cells import CellProgress
     from pktkit.components import Choice
     from pktkit.outcomes import CellKey, CellResult, ReportSection
     from pktkit.registry import Registry
@@ -34,21 +34,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REPORTED_PACKAGES = ("pktkit", "torch", "transformers", "peft", "numpy", "scipy")
-
-
-@attrs.frozen(eq=False)
-class Watcher:
-    """Who is told what happens during a run.
-
-    Arguments:
-        step: called with (cell, step, steps, loss).
-        finished: called with each cell's result.
-        analysing: called with the name of each analysis and the task, when it starts.
-    """
-
-    step: CellProgress = lambda key, step, steps, loss: None
-    finished: Callable[[CellResult], None] = lambda result: None
-    analysing: Callable[[str, str], None] = lambda name, task: None
 
 
 def run_comparison(
@@ -117,7 +102,7 @@ def run_part(
 
 
 def take_part(plan: Plan, *, cache: Path | None, processes: Processes) -> None:
-    """Train along in the cells that process 0 runs; scores and files are its.
+    """Train and score along in the cells that process 0 runs; files are its.
 
     Raises:
         PktkitError: a model cannot be loaded, or some processes failed and some did not.

@@ -15,7 +15,7 @@ from pktkit.report.figures import slug
 from pktkit.report.jsonfile import plain, results
 
 if TYPE_CHECKING:
-    from pktkit.compare.run import Watcher
+    from pktkit.compare.watcher import Watcher
     from pktkit.components import Choice
     from pktkit.registry import Registry
     from pktkit.report.records import Summary
@@ -43,7 +43,8 @@ def analysed(
     """
     if not analyses:
         return []
-    from pktkit.analysis import AnalysisContext, run_analyses
+    from pktkit.analysing import run_analyses
+    from pktkit.analysis import AnalysisContext
     from pktkit.probe import Probe, ReadingCache
 
     pair = plan.pair.load()

@@ -16,7 +16,7 @@ import pluggy
 
 from pktkit import hookspecs
 from pktkit.errors import did_you_mean
-from pktkit.running.isolation import one_line
+from pktkit.isolation import one_line
 
 OK = "ok"
 BROKEN = "broken"

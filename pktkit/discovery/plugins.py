@@ -31,8 +31,8 @@ from pktkit.discovery.installed import (
 )
 from pktkit.errors import did_you_mean
 from pktkit.hookspecs import API_VERSION
-from pktkit.running.isolation import FAULTS, describe, stdout_to_stderr
-from pktkit.running.tracing import Trace
+from pktkit.isolation import FAULTS, describe, stdout_to_stderr
+from pktkit.tracing import Trace
 
 __all__ = [
     "BLOCKED",

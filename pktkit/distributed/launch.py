@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from pktkit.distributed.processes import ALONE, Processes, Sharding, launched
+from pktkit.distributed.processes import ALONE, Processes, Sharding, Zero, launched
 from pktkit.errors import UsageError
 
 log = structlog.get_logger(__name__)
@@ -22,10 +22,6 @@ WAIT = timedelta(days=7)
 """How long processes wait for each other: while one evaluates, or takes a reading. A process that
 dies is noticed by the launcher, which ends the others."""
 
-_OTHER_ENGINES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
 _DECIDED_ELSEWHERE = {
     "ACCELERATE_MIXED_PRECISION": ("no", "mixed_precision", "--set budget.autocast=bfloat16"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
@@ -36,6 +32,23 @@ _DECIDED_ELSEWHERE = {
 }
 """Settings of accelerate's configuration that are the budget's here: variable, its value when
 unset, name, and what to type instead."""
+
+
+_FSDP_1_STRATEGIES = {"1": "FULL_SHARD", "2": "SHARD_GRAD_OP", "3": "NO_SHARD"}
+_FSDP_1_RESHARDS = {"FULL_SHARD": True, "SHARD_GRAD_OP": False}
+"""Strategies of FSDP version 1, by their number, and whether whole weights are dropped between
+forward and backward pass."""
+
+_BUDGETED = (
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "bf16",
+    "gradient_clipping",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+)
+"""What of DeepSpeed's configuration the budget and the target's own precision decide here."""
 
 
 @contextlib.contextmanager
@@ -118,37 +131,78 @@ def _require_launched() -> None:
         )
 
 
-def requested_sharding() -> Sharding | None:
+def requested_sharding() -> Sharding | Zero | None:
     """Read from the environment what `accelerate launch` was configured to do.
 
     Raises:
-        UsageError: an engine that is not supported.
+        UsageError: an engine that is not supported, or a configuration that cannot be read.
     """
-    for variable, engine in _OTHER_ENGINES.items():
-        if _on(variable):
-            raise UsageError(
-                f"accelerate's configuration asks for {engine}, which pktkit does not train "
-                "with. Use plain multi-process training, or fsdp with fsdp_version 2, which "
-                "spreads weights, gradients and optimiser as ZeRO stage 3 does; see "
-                "docs/scaling.md."
-            )
-    if not _on("ACCELERATE_USE_FSDP"):
-        return None
+    if _on("ACCELERATE_USE_MEGATRON_LM"):
+        raise UsageError(
+            "accelerate's configuration asks for Megatron-LM, which pktkit does not train with. "
+            "Use plain multi-process training, FSDP or DeepSpeed; see docs/scaling.md."
+        )
+    if _on("ACCELERATE_USE_DEEPSPEED"):
+        return _zero()
+    return _fsdp() if _on("ACCELERATE_USE_FSDP") else None
+
+
+def _fsdp() -> Sharding | None:
     from accelerate.utils import FullyShardedDataParallelPlugin, disable_fsdp_ram_efficient_loading
 
     # on by default, it would have transformers load no weights but in process 0
     disable_fsdp_ram_efficient_loading()
-    version = os.environ.get("FSDP_VERSION", "1")
-    if version != "2":
-        raise UsageError(
-            f"accelerate's configuration asks for FSDP version {version}; expected 2. Set "
-            "fsdp_version: 2 in its file, or pass --fsdp_version 2 to accelerate launch."
+    if os.environ.get("FSDP_VERSION", "1") != "1":
+        plugin = FullyShardedDataParallelPlugin()
+        return Sharding(
+            reshard_after_forward=bool(plugin.reshard_after_forward),
+            offload=type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy",
         )
-    plugin = FullyShardedDataParallelPlugin()
+    # read here: accelerate warns that version 1 is deprecated, and it is not what will run
+    asked = os.environ.get("FSDP_SHARDING_STRATEGY", "FULL_SHARD").upper()
+    strategy = _FSDP_1_STRATEGIES.get(asked, asked)
+    if strategy == "NO_SHARD":
+        return None
+    if strategy not in _FSDP_1_RESHARDS:
+        expected = ", ".join([*_FSDP_1_RESHARDS, "NO_SHARD"])
+        raise UsageError(f"fsdp_sharding_strategy is '{asked}'; expected one of {expected}.")
     return Sharding(
-        reshard_after_forward=bool(plugin.reshard_after_forward),
-        offload=type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy",
+        reshard_after_forward=_FSDP_1_RESHARDS[strategy], offload=_on("FSDP_OFFLOAD_PARAMS")
     )
+
+
+def _zero() -> Zero | None:
+    """Read DeepSpeed's configuration; stage 0 keeps everything whole, as no engine does."""
+    from accelerate.utils import DeepSpeedPlugin, is_deepspeed_available
+
+    if not is_deepspeed_available():
+        raise UsageError(
+            "accelerate's configuration asks for DeepSpeed, which is not installed. Install it: "
+            "pip install 'pktkit[deepspeed]'"
+        )
+    try:
+        configuration = DeepSpeedPlugin().deepspeed_config
+    except (ValueError, OSError) as error:
+        raise UsageError(f"DeepSpeed's configuration cannot be used: {error}") from error
+    section = configuration["zero_optimization"]
+    if not isinstance(section, dict) or section.get("stage") not in (0, 1, 2, 3):
+        raise UsageError(
+            "DeepSpeed's configuration has no zero_optimization with a stage from 0 to 3; "
+            f"found: {section}."
+        )
+    asked = [name for name in _BUDGETED if not _automatic(configuration.get(name, "auto"))]
+    if asked and os.environ.get("RANK", "0") == "0":
+        log.warning(
+            "settings of DeepSpeed's configuration are not used; the budget decides", settings=asked
+        )
+    return Zero(section) if section["stage"] else None
+
+
+def _automatic(value: object) -> bool:
+    """Whether a setting leaves everything to be filled in."""
+    if isinstance(value, dict):
+        return all(_automatic(part) for part in value.values())
+    return value == "auto"
 
 
 def _on(variable: str) -> bool:

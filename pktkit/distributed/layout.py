@@ -1,17 +1,19 @@
-"""Where a target's weights lie while it trains: whole in every process, or spread over them."""
+"""Where a target's weights lie while it trains: whole in every process, as they are."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from pktkit.distributed.engine import AveragingEngine, Engine
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from pktkit.budget import Budget
     from pktkit.distributed.processes import Processes
     from pktkit.pair import LoadedModel
 
@@ -34,25 +36,22 @@ class Layout:
         """Return what trains in the place of parameters of the target."""
         return list(parameters)
 
+    def engine(
+        self,
+        parameters: Sequence[nn.Parameter],
+        beside: Sequence[nn.Parameter],
+        budget: Budget,
+        *,
+        multiple: float,
+        processes: Processes,
+        phases: Sequence[Sequence[nn.Parameter]],
+    ) -> Engine:
+        """Return what moves the parameters, see `Engine`.
+
+        Arguments:
+            phases: sets of the target's parameters that will move together while the others rest.
+        """
+        return AveragingEngine(parameters, beside, budget, multiple=multiple, processes=processes)
+
     def stepped(self) -> None:
-        """Take note that the optimiser has moved the parameters."""
-
-
-@contextlib.contextmanager
-def laid_out(
-    target: LoadedModel, called: Any, parameters: Sequence[nn.Parameter], processes: Processes
-) -> Iterator[Layout]:
-    """Lay a target out; every process starts from the weights that process 0 has.
-
-    Arguments:
-        called: the target's model, or a wrapper around it.
-        parameters: what will train; they hold the result on leaving.
-    """
-    processes.copy_from_main(called.parameters())
-    if processes.sharding is None:
-        yield Layout(target, called, parameters[0].device)
-        return
-    from pktkit.distributed.sharding import spread
-
-    with spread(target, called, parameters, processes) as layout:
-        yield layout
+        """Take note that the parameters have moved."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ PATIENCE = timedelta(seconds=60)
 
 @attrs.frozen
 class Sharding:
-    """How a target's weights are spread while it trains, see `pktkit.distributed.sharding`.
+    """FSDP: how a target's weights are spread while it trains, see `pktkit.distributed.sharding`.
 
     Arguments:
         reshard_after_forward: drop a block's whole weights between forward and backward pass.
@@ -40,6 +40,17 @@ class Sharding:
 
     reshard_after_forward: bool = True
     offload: bool = False
+
+
+@attrs.frozen
+class Zero:
+    """DeepSpeed's ZeRO: what of a target's training is spread, see `pktkit.distributed.zero`.
+
+    Arguments:
+        section: `zero_optimization` of DeepSpeed's configuration; its `stage` is 1, 2 or 3.
+    """
+
+    section: Mapping[str, Any]
 
 
 @attrs.frozen
@@ -57,7 +68,7 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0
-    sharding: Sharding | None = None
+    sharding: Sharding | Zero | None = None
 
     @property
     def main(self) -> bool:

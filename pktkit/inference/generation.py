@@ -85,22 +85,10 @@ def generate(
         _encode_prefix(model.tokenizer, prompt, join, begin)
         for prompt, begin in zip(prompts, begins or [""] * len(prompts), strict=True)
     ]
-    streams = sampling.streams(rows)
     limit = context_limit(model.model)
     _check_lengths(rows, limit)
-    answers: list[list[int]] = [[] for _ in rows]
-
-    def run(chosen: list[int]) -> None:
-        budgets = [min(max_new_tokens, limit - len(rows[i])) for i in chosen]
-        # Made anew for every attempt: a batch that did not fit draws the same once more.
-        pick = sampling.picking([streams[i] for i in chosen])
-        new = _decode(model, [rows[i] for i in chosen], budgets, ending, pick)
-        for i, ids in zip(chosen, new, strict=True):
-            answers[i] = ids
-
-    loads = [Load(len(row) + min(max_new_tokens, limit - len(row))) for row in rows]
-    with evaluating(model.model):
-        run_in_batches(model, loads, run, batch_tokens=batch_tokens)
+    budgets = [min(max_new_tokens, limit - len(row)) for row in rows]
+    answers = _continued(model, rows, budgets, ending, sampling, batch_tokens)
     if strip:
         return [ending.cut(ending.text(ids)).strip() for ids in answers]
     return [ending.cut(ending.text(ids, after=row)) for row, ids in zip(rows, answers, strict=True)]
@@ -179,6 +167,31 @@ class Ending:
         if not any(each in end for each in self.stop):
             return False
         return any(each in self.text(ids) for each in self.stop)
+
+
+def _continued(
+    model: LoadedModel,
+    rows: Sequence[list[int]],
+    budgets: Sequence[int],
+    ending: Ending,
+    sampling: Sampling,
+    batch_tokens: int | None,
+) -> list[list[int]]:
+    """Continue all rows, in batches; row `i` gets at most `budgets[i]` tokens."""
+    streams = sampling.streams(rows)
+    answers: list[list[int]] = [[] for _ in rows]
+
+    def run(chosen: list[int]) -> None:
+        # Made anew for every attempt: a batch that did not fit draws the same once more.
+        pick = sampling.picking([streams[i] for i in chosen])
+        given = [rows[i] for i in chosen], [budgets[i] for i in chosen]
+        for i, ids in zip(chosen, _decode(model, *given, ending, pick), strict=True):
+            answers[i] = ids
+
+    loads = [Load(len(row) + budget) for row, budget in zip(rows, budgets, strict=True)]
+    with evaluating(model.model):
+        run_in_batches(model, loads, run, batch_tokens=batch_tokens)
+    return answers
 
 
 def _decode(

@@ -64,6 +64,12 @@ def outline_pair(spec: PairSpec) -> PairOutline:
     )
 
 
+def devices(spec: PairSpec) -> tuple[str, str]:
+    """Return where source and target are put; of a spread source the host is told."""
+    source, target = spec.devices
+    return ("cpu" if source == SPREAD else source), target
+
+
 def _of_states(location: str) -> Outline:
     opened = open_source(location)
     note = f"{opened.name}: only readings were kept of it; which, 'pktkit states info' tells."

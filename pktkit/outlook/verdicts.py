@@ -11,7 +11,7 @@ import attrs
 from pktkit.capabilities import capabilities_of
 from pktkit.components import Choice, Kind
 from pktkit.errors import PairIncompatibleError, PktkitError
-from pktkit.running.isolation import FAULTS, describe
+from pktkit.isolation import FAULTS, describe
 
 if TYPE_CHECKING:
     from pktkit.components import Strategy

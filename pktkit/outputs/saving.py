@@ -65,7 +65,7 @@ def save(
         target: as it is after the change.
         journal: holds what was changed.
         directory: new or empty.
-        record: what was done, as `pktkit.cli.transfer` gathers it.
+        record: what was done, as `pktkit.outputs.transferring` gathers it.
 
     Returns:
         The record with `saved`, `verified` and `result_sha256`, as it lies in the directory.

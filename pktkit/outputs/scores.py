@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pktkit.components import Kind
+from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
 from pktkit.journal import Journal
-from pktkit.running.boundary import checked_scores
-from pktkit.running.stages import EVALUATE, Stages
+from pktkit.running.scoring import scores_of
+from pktkit.running.stages import Stages
 from pktkit.statistics import paired_bootstrap
 
 if TYPE_CHECKING:
@@ -24,17 +24,18 @@ RESULTS = "results.json"
 
 
 def score(
-    model: LoadedModel, task: Task, split: str, registry: Registry, key: CellKey
+    model: LoadedModel,
+    task: Task,
+    split: str,
+    registry: Registry,
+    key: CellKey,
+    processes: Processes = ALONE,
 ) -> Sequence[ItemScore]:
-    """Score a model on one split of a task, with the task's own evaluator."""
-    stages = Stages(key, registry, Journal(model))
-    return stages.run(
-        EVALUATE,
-        Kind.EVALUATOR,
-        task.evaluator,
-        lambda evaluator: checked_scores(evaluator.evaluate(model, task, split), task.items(split)),
-        shown=lambda scores: f"{len(scores)} scores",
-    )
+    """Score a model on one split of a task, with the task's own evaluator.
+
+    Of several processes all call this, see `pktkit.running.scoring.scores_of`.
+    """
+    return scores_of(model, task, split, Stages(key, registry, Journal(model)), processes)
 
 
 def before_and_after(

@@ -10,26 +10,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import structlog
 
 from pktkit.cache import Address, ReadingCache
-from pktkit.cache.address import code_of, library_versions, reading_code
-from pktkit.encoding import EncodedSplit, encode_split
-from pktkit.errors import StrategyError
+from pktkit.encoding import EncodedSplit
 from pktkit.flops import ForwardCost
-from pktkit.meter import RowCosts, cost_of, needed, uncounted, with_cost, without_cost
+from pktkit.meter import RowCosts, cost_of, needed, uncounted
 from pktkit.offloaded import require_held
 from pktkit.pair import LoadedModel, ModelPair
 from pktkit.probe.answers import answers, packed, unpacked, with_answers
-from pktkit.probe.identity import model_content, tokenizer_content
+from pktkit.probe.kept import KeptReadings
 from pktkit.probe.passes import (
     attribution_pass,
     forward_pass,
     sensitivity_pass,
     sensitivity_shapes,
 )
-from pktkit.probe.positions import AlignedPositions, align_positions
+from pktkit.probe.positions import AlignedPositions
 from pktkit.probe.readers import LogitReader, RowIndex, StateReader, Stored, visiting_order
+from pktkit.probe.rows import PairRows
 from pktkit.probe.scratch import zeros
 from pktkit.quantised import require_plain
 from pktkit.settings import ProbeSettings
@@ -39,8 +37,6 @@ from pktkit.values import Interface, Origin
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = structlog.get_logger(__name__)
 
 
 class Probe:
@@ -63,25 +59,13 @@ class Probe:
         self.pair = pair
         self.task = task
         self.settings = settings or ProbeSettings()
-        self._cache = cache or ReadingCache()
-        self._encoded: dict[tuple[str, Origin], EncodedSplit] = {}
+        self._rows = PairRows(pair, task, self.settings)
+        self._kept = KeptReadings(pair, cache or ReadingCache(), task.name)
         self._answer_cost: Mapping[str, int] = {}
-        self._positions: dict[str, AlignedPositions] = {}
-        self._tokenizers: dict[Origin, str] = {}
-        self._contents = {origin: _content(self._model(origin)) for origin in Origin}
 
     def encoded(self, split: str, origin: Origin = Origin.TARGET) -> EncodedSplit:
         """Return a split's token ids by the tokenizer of the target (or of the source)."""
-        if (split, origin) not in self._encoded:
-            items = self.task.items(split)[: self.settings.row_limit]
-            self._encoded[split, origin] = encode_split(
-                self._model(origin).tokenizer,
-                items,
-                name=split,
-                join=self.task.template,
-                max_length=self.settings.max_length,
-            )
-        return self._encoded[split, origin]
+        return self._rows.encoded(split, origin)
 
     def positions(self, split: str) -> AlignedPositions:
         """Return where a source with another tokenizer is read, beside the target's positions.
@@ -90,25 +74,7 @@ class Probe:
             PairIncompatibleError: a tokenizer is not a fast one.
             UsageError: no item of the split fits, or the source has no chat template.
         """
-        if split not in self._positions:
-            self.encoded(split)  # says so if no item fits
-            found = align_positions(
-                self.pair.source.tokenizer,
-                self.pair.target.tokenizer,
-                self.task.items(split)[: self.settings.row_limit],
-                name=split,
-                join=self.task.template,
-                max_length=self.settings.max_length,
-            )
-            log.info(
-                "tokenizers differ, source states are read at the nearest earlier position",
-                split=split,
-                exact=f"{found.exact_share:.1%}",
-                rows_opened=found.opened,
-                rows_cut=found.cut,
-            )
-            self._positions[split] = found
-        return self._positions[split]
+        return self._rows.positions(split)
 
     def states(
         self,
@@ -126,10 +92,10 @@ class Probe:
         Raises:
             PairIncompatibleError: the tokenizers differ and one is not a fast one.
         """
-        encoded, picks, exact = self._rows(split, origin), None, 1.0
-        if self._foreign(origin):
+        encoded, picks, exact = self._rows.read(split, origin), None, 1.0
+        if self._rows.foreign(origin):
             picks, exact = self.positions(split).picks, self.positions(split).exact_share
-        model, index = self._model(origin), RowIndex.of(encoded, visiting_order(encoded), picks)
+        model, index = self.pair.model(origin), RowIndex.of(encoded, visiting_order(encoded), picks)
         dtype, noted = model.model.dtype, self._noted(split, origin)
         reader = StateReader(
             encoded, tuple(blocks), interface, index, dtype, None, None, exact, noted
@@ -150,7 +116,7 @@ class Probe:
             self.pair.require_logits()
         encoded = self.encoded(split)
         stored = None
-        if isinstance(self._model(origin), WrittenSource) or self._logits_fit(split, origin):
+        if isinstance(self.pair.model(origin), WrittenSource) or self._logits_fit(split, origin):
             stored = self.forward(split, origin, blocks=(), logits=True)
         live = None if stored is not None else self._live(origin)
         index = RowIndex.of(encoded, visiting_order(encoded))
@@ -164,38 +130,31 @@ class Probe:
         end in `pktkit.probe.answers.SUFFIX`.
         """
         limit = self.settings.row_limit
-        items = self.task.items("train")[:limit]
+        items = self._rows.items("train")
         asked = [(item.prompt, item.choices) for item in items]
         data = json.dumps([asked, self.task.template, self.task.max_new_tokens])
-        address = self._address(
+        address = self._kept.address(
             "answers",
             Origin.SOURCE,
             data=hashlib.sha256(data.encode()).hexdigest(),
             split="train",
             rows=len(items),
         )
-        kept = self._costed(address, lambda: packed(answers(self.pair.source, self.task, items)))
+        source = self.pair.source
+        kept = self._kept.costed(address, lambda: packed(answers(source, self.task, items)))
         texts = unpacked(kept)
         self._answer_cost = cost_of(kept)
         return Probe(
             self.pair,
             with_answers(self.task, "train", texts, limit),
             settings=attrs.evolve(self.settings, row_limit=None),
-            cache=self._cache,
+            cache=self._kept.cache,
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the length limit did to the rows encoded so far, a sentence per split."""
-        splits = dict.fromkeys(self._encoded.values())
-        notes = [
-            f"task '{self.task.name}', split '{split.name}': of {count} rows {split.truncated} "
-            f"were cut at {self.settings.max_length} tokens, and {len(split.dropped)} dropped "
-            "because the prompt alone fills them. Raise --max-length to keep them whole."
-            for split in splits
-            if (count := len(split.items) + len(split.dropped))
-            and (split.truncated or split.dropped)
-        ]
+        notes = self._rows.notes
         if "answered" in self.__dict__:
             notes += self.answered.notes
         return tuple(dict.fromkeys(notes))
@@ -206,7 +165,7 @@ class Probe:
         All prompts of the split are answered together, once for every arm that asks for some.
         """
         self.answered  # noqa: B018  what they cost is known when they are there
-        total = len(self.task.items("train")[: self.settings.row_limit])
+        total = len(self._rows.items("train"))
         share = {side: flops * asked // total for side, flops in self._answer_cost.items()}
         needed(("answers",), share)
 
@@ -236,11 +195,11 @@ class Probe:
         require_held(source.model, "sensitivity of the source's weights")
 
         def compute() -> Mapping[str, Tensor]:
-            totals = zeros(sensitivity_shapes(source), self._cache.directory)
+            totals = zeros(sensitivity_shapes(source), self._kept.cache.directory)
             sensitivity_pass(source, encoded, totals)
             return totals
 
-        return self._kept(self._of_source("sensitivity", encoded), compute)
+        return self._kept.of_source(self._source_address("sensitivity", encoded), compute)
 
     def cached(
         self, key_parts: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -254,14 +213,7 @@ class Probe:
                 included; JSON-serialisable.
             compute: called unless the tensors are known; its result may come back on the CPU.
         """
-        address = Address(
-            what={"reading": "derived", "parts": dict(key_parts)},
-            how={"code": code_of(compute), "libraries": library_versions()},
-            about={"of": key_parts.get("reading", "")},
-        )
-        models = (self.pair.source, self.pair.target)
-        kept = self._cache.get(address, lambda: with_cost(models, compute))
-        return without_cost(address.key, kept)
+        return self._kept.derived(key_parts, compute)
 
     def forward(
         self,
@@ -279,12 +231,12 @@ class Probe:
         Raises:
             UsageError: the source was written to disk without what is asked for.
         """
-        encoded, model = self._rows(split, origin), self._model(origin)
+        encoded, model = self._rows.read(split, origin), self.pair.model(origin)
         if isinstance(model, WrittenSource):
             where = self.task.name, split
             data = encoded.fingerprint()
             return Stored(model.forward(*where, data, blocks=blocks, logits=logits))
-        with_logits = origin is Origin.SOURCE and not self._foreign(origin)
+        with_logits = origin is Origin.SOURCE and not self._rows.foreign(origin)
         together = logits or (with_logits and self._logits_fit(split, origin))
         return self.forward_exactly(
             split, origin, blocks=range(-1, model.anatomy.n_blocks), logits=together
@@ -294,8 +246,9 @@ class Probe:
         self, split: str, origin: Origin, *, blocks: Sequence[int], logits: bool
     ) -> Stored:
         """Return a stored reading of the given blocks (-1 is the stream before the first)."""
-        encoded, model, settings = self._rows(split, origin), self._model(origin), self.settings
-        address = self._address(
+        encoded, model = self._rows.read(split, origin), self.pair.model(origin)
+        settings = self.settings
+        address = self._kept.address(
             "forward",
             origin,
             data=encoded.fingerprint(),
@@ -308,23 +261,20 @@ class Probe:
         )
 
         def produce() -> Iterable[Mapping[str, Tensor]]:
-            self._require_unchanged(origin)
+            self._kept.require_unchanged(origin)
             return forward_pass(model, encoded, settings, blocks=blocks, logits=logits)
 
         with uncounted():  # rows count when they are read
-            return Stored(self._take(origin, address, produce))
+            return Stored(self._kept.shards(origin, address, produce))
 
     def _noted(self, split: str, origin: Origin, *, logits: bool = False) -> RowCosts:
         """Return what counts the rows of a split that an arm reads."""
-        cost = ForwardCost.of(self._model(origin).anatomy)
-        return RowCosts(str(origin), self._rows(split, origin), cost, logits)
-
-    def _model(self, origin: Origin) -> LoadedModel:
-        return self.pair.source if origin is Origin.SOURCE else self.pair.target
+        cost = ForwardCost.of(self.pair.model(origin).anatomy)
+        return RowCosts(str(origin), self._rows.read(split, origin), cost, logits)
 
     def _live(self, origin: Origin) -> LoadedModel:
         """Return a model to read from; the target is copied, because it is about to change."""
-        model = self._model(origin)
+        model = self.pair.model(origin)
         if origin is Origin.SOURCE:
             return model
         from pktkit.families import Anatomy
@@ -332,19 +282,11 @@ class Probe:
         frozen = copy.deepcopy(model.model).requires_grad_(False).eval()
         return attrs.evolve(model, model=frozen, anatomy=Anatomy.of(frozen))
 
-    def _foreign(self, origin: Origin) -> bool:
-        """Whether the model that is read cuts text in other tokens than the target."""
-        return origin is Origin.SOURCE and not self.pair.tokenizers.same
-
-    def _rows(self, split: str, origin: Origin) -> EncodedSplit:
-        """Return the rows that a forward pass reads; row i always is the target's row i."""
-        return self.positions(split).split if self._foreign(origin) else self.encoded(split)
-
     def _state_size(self, model: LoadedModel) -> int:
         return 2 if self.settings.state_dtype == "bfloat16" else _element_size(model)
 
     def _fits(self, size: int) -> bool:
-        return size <= self.settings.max_bytes and self._cache.holds(size)
+        return size <= self.settings.max_bytes and self._kept.cache.holds(size)
 
     def _states_fit(self, encoded: EncodedSplit, model: LoadedModel) -> bool:
         tokens = sum(item.supervised_count for item in encoded.items)
@@ -352,117 +294,25 @@ class Probe:
         return self._fits(tokens * states * self._state_size(model))
 
     def _logits_fit(self, split: str, origin: Origin) -> bool:
-        model = self._model(origin)
+        model = self.pair.model(origin)
         tokens = sum(item.supervised_count for item in self.encoded(split).items)
         return self._fits(tokens * model.anatomy.vocab_rows * _element_size(model))
 
     def _attributed(self, split: str) -> Mapping[str, Tensor]:
         encoded = self.encoded(split, Origin.SOURCE)
-        return self._kept(
-            self._of_source("attribution", encoded),
+        return self._kept.of_source(
+            self._source_address("attribution", encoded),
             lambda: attribution_pass(self.pair.source, encoded),
         )
 
-    def _of_source(self, reading: str, encoded: EncodedSplit) -> Address:
-        return self._address(
+    def _source_address(self, reading: str, encoded: EncodedSplit) -> Address:
+        return self._kept.address(
             reading,
             Origin.SOURCE,
             data=encoded.fingerprint(),
             split=encoded.name,
             rows=len(encoded.items),
         )
-
-    def _address(
-        self,
-        reading: str,
-        origin: Origin,
-        *,
-        data: str,
-        split: str,
-        rows: int,
-        batch_size: int | None = None,
-        **what: Any,
-    ) -> Address:
-        """Return the address of what is read of a model: all that decides it.
-
-        Arguments:
-            data: hash of what the model reads.
-            split, rows: for people.
-            batch_size: rows that are read together, where the settings decide it.
-            what: settings of this kind of reading.
-        """
-        model = self._model(origin)
-        config: Any = model.model.config
-        return Address(
-            what={
-                "reading": reading,
-                "model": self._contents[origin],
-                "tokenizer": self._tokenizer(origin),
-                "data": data,
-                "dtype": str(model.model.dtype),
-                "layers": list(range(-1, model.anatomy.n_blocks)),
-                **what,
-            },
-            how={
-                "code": reading_code(),
-                "libraries": library_versions(),
-                "device": model.anatomy.head_weight.device.type,
-                "attention": str(getattr(config, "_attn_implementation", "")),
-                "batch_size": batch_size,
-            },
-            about={"model": model.name, "task": self.task.name, "split": split, "rows": rows},
-        )
-
-    def _tokenizer(self, origin: Origin) -> str:
-        """Return the hash of the tokenizer that a model's rows were cut with."""
-        model = self._model(origin)
-        if isinstance(model, WrittenSource):
-            return model.record.tokenizer
-        if origin not in self._tokenizers:
-            self._tokenizers[origin] = tokenizer_content(model.tokenizer)
-        return self._tokenizers[origin]
-
-    def _kept(
-        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        """Return a reading of the source that is one shard and whose cost each arm counts once."""
-        return without_cost(address.key, self._costed(address, compute))
-
-    def _costed(
-        self, address: Address, compute: Callable[[], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        """Return a reading of the source that is one shard, and beside it what it cost."""
-        models = (self.pair.source, self.pair.target)
-        return self._take(Origin.SOURCE, address, lambda: [with_cost(models, compute)])[0]
-
-    def _take(
-        self,
-        origin: Origin,
-        address: Address,
-        produce: Callable[[], Iterable[Mapping[str, Tensor]]],
-    ) -> Sequence[Mapping[str, Tensor]]:
-        """Return a reading: what was written of a source, else what the cache gives."""
-        model = self._model(origin)
-        if isinstance(model, WrittenSource):
-            return model.reading(address)
-        return self._cache.shards(address, produce)
-
-    def _require_unchanged(self, origin: Origin) -> None:
-        """Refuse to store states of a changed target as those of the target it was.
-
-        Raises:
-            StrategyError: the target has changed since the probe was made.
-        """
-        if origin is Origin.TARGET and _content(self.pair.target) != self._contents[origin]:
-            raise StrategyError(
-                "states of the target are read after it was changed. Read them before anything "
-                "is injected; StateReader.of_model reads a model as it is."
-            )
-
-
-def _content(model: LoadedModel) -> Mapping[str, str]:
-    """Return what determines a model's outputs."""
-    return model.record.content if isinstance(model, WrittenSource) else model_content(model)
 
 
 def _element_size(model: LoadedModel) -> int:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pktkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from pktkit.analysis import AnalysisContext, AnalysisResult, Outcome
+    from pktkit.analysing import Outcome
+    from pktkit.analysis import AnalysisContext, AnalysisResult
     from pktkit.components import Choice
     from pktkit.outcomes import ReportSection
     from pktkit.pair import LoadedModel, ModelPair

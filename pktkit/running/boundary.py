@@ -15,7 +15,7 @@ import attrs
 
 from pktkit.errors import NonFiniteError, StrategyError, UsageError, did_you_mean
 from pktkit.outcomes import ItemScore
-from pktkit.running.tracing import at_block
+from pktkit.tracing import at_block
 from pktkit.values import Alignment, Injection, LayerMap, Origin, Space
 
 if TYPE_CHECKING:

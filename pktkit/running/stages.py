@@ -11,14 +11,15 @@ import attrs
 
 from pktkit.components import Choice, Kind
 from pktkit.errors import PktkitError, StrategyError
+from pktkit.isolation import FAULTS, describe, reworded, stdout_to_stderr
 from pktkit.memory import does_not_fit, is_out_of_memory
 from pktkit.outcomes import CellKey, StageRecord
-from pktkit.running.isolation import FAULTS, describe, reworded, stdout_to_stderr
-from pktkit.running.tracing import Result, place_of
+from pktkit.tracing import Result, place_of
 
 if TYPE_CHECKING:
     from pktkit.journal import Journal
-    from pktkit.registry import Registered, Registry
+    from pktkit.registered import Registered
+    from pktkit.registry import Registry
 
 T = TypeVar("T")
 

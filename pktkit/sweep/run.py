@@ -13,7 +13,8 @@ import attrs
 from pktkit.budget import REFERENCE
 from pktkit.compare.lock import resolved
 from pktkit.compare.plan import Plan, choose_task
-from pktkit.compare.run import Watcher, checkpoint_bytes
+from pktkit.compare.run import checkpoint_bytes
+from pktkit.compare.watcher import Watcher
 from pktkit.compare.workers import default_jobs, run_cells, torch_threads
 from pktkit.components import Kind, Strategy
 from pktkit.errors import PktkitError, StrategyError, UsageError

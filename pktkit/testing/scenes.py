@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
 
 from pktkit.components import Choice
 from pktkit.errors import PairIncompatibleError
-from pktkit.families import Anatomy
-from pktkit.pair import LoadedModel, ModelPair
+from pktkit.pair import ModelPair
 from pktkit.probe import Probe
 from pktkit.settings import ProbeSettings
 from pktkit.tasks.base import Item, Task, TaskCard
-from pktkit.testing.copies import Mould
-from pktkit.testing.models import SPECIAL_TOKENS, tiny_loaded
-from pktkit.testing.reparametrise import plain_llama, random_rotation, renumbered, rotated
+from pktkit.testing.model_specs import VOCABULARY, ModelSpec
+from pktkit.testing.models import SPECIAL_TOKENS
+from pktkit.testing.reparametrise import random_rotation, renumbered, rotated
 from pktkit.testing.subject import NotApplicable, Subject
 from pktkit.values import LayerLink, LayerMap
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
-VOCABULARY = 61
 WORDS = VOCABULARY - len(SPECIAL_TOKENS)
 ROWS: Mapping[str, int] = {"train": 8, "align": 24, "extract": 4, "dev": 4, "test": 5}
 """Items per split; those of `align` have more tokens than the models have channels."""
 
 MORE_PAIRS = 5
 """How many drawn pairs a thorough run adds."""
-
-
-@attrs.frozen
-class ModelSpec:
-    """A tiny model that can be built again and again.
-
-    Arguments:
-        family: one of `pktkit.testing.FAMILIES`.
-        sizes: further arguments of `tiny_loaded`, seed included.
-    """
-
-    family: str
-    sizes: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def build(self) -> LoadedModel:
-        """Build the model, the caller's own to change."""
-        return _copied(self.family, tuple(sorted(self.sizes.items())), plain=False)
-
-    def plain(self) -> LoadedModel:
-        """Build it with norms of gain 1, as only a Llama can be."""
-        return _copied(self.family, tuple(sorted(self.sizes.items())), plain=True)
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +70,7 @@ class Scene:
     plain: bool = False
 
     def __str__(self) -> str:
-        return f"{_described(self.source)} → {_described(self.target)}"
+        return f"{self.source} → {self.target}"
 
     def open(self) -> Opened:
         """Build the models and a probe that has read nothing yet."""
@@ -222,27 +197,3 @@ def _item(number: int, length: int) -> Item:
     others = (word(number * 7 + 2), f"{word(number + 3)} {word(number * 2 + 5)}")
     check = {"inputs": [[1, 2], [3]], "outputs": [[2, 1], [3]], "before": "", "after": "pass"}
     return Item(f"i{number}", prompt, answer, tuple(dict.fromkeys((answer, *others))), check)
-
-
-def _copied(family: str, sizes: tuple[tuple[str, Any], ...], *, plain: bool) -> LoadedModel:
-    loaded, mould = _pristine(family, sizes, plain=plain)
-    model = mould.cast()
-    return attrs.evolve(loaded, model=model, anatomy=Anatomy.of(model))
-
-
-@functools.lru_cache(maxsize=16)
-def _pristine(
-    family: str, sizes: tuple[tuple[str, Any], ...], *, plain: bool
-) -> tuple[LoadedModel, Mould[PreTrainedModel]]:
-    """Build a model that nobody gets: copying one takes a tenth of the time of building it."""
-    if plain:
-        loaded = plain_llama(**dict(sizes))
-    else:
-        loaded = tiny_loaded(family, vocab=VOCABULARY, **dict(sizes))
-    return loaded, Mould(loaded.model)
-
-
-def _described(spec: ModelSpec) -> str:
-    sizes = spec.sizes
-    tied = " tied" if sizes.get("tied") else ""
-    return f"{spec.family} {sizes.get('blocks', 3)} × {sizes.get('width', 32)}{tied}"

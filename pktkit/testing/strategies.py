@@ -12,9 +12,9 @@ import torch
 
 from pktkit.errors import unknown_name
 from pktkit.pair import ModelPair
+from pktkit.testing.model_specs import ModelSpec
 from pktkit.testing.models import FAMILIES
 from pktkit.testing.needs import needed
-from pktkit.testing.scenes import ModelSpec
 from pktkit.testing.synthetic import alignment_of
 from pktkit.values import LayerLink, LayerMap
 

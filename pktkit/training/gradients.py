@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from pktkit.activations.recording import forward, record
+from pktkit.distributed.engine import Engine, require_finite
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.encoding import collate, padding_id
-from pktkit.errors import NonFiniteError
 from pktkit.training.forward_modes import autocast
 from pktkit.training.step_view import SharedView, StepView
 
@@ -59,6 +59,7 @@ class Gradient:
         objective: loss terms.
         split: the rows.
         budget: of the run.
+        engine: takes the gradients.
         device: of the batches.
         processes: that each run the model on a share of every micro-batch.
     """
@@ -68,38 +69,34 @@ class Gradient:
     objective: Objective
     split: EncodedSplit
     budget: Budget
+    engine: Engine
     device: torch.device
     processes: Processes = ALONE
 
     def accumulate(self, rows: Sequence[int], step: int) -> StepDone:
-        """Add the gradient of a step's rows to the parameters, micro-batch by micro-batch.
-
-        With several processes it is the sum of all of theirs that still is to be averaged.
+        """Give the engine the gradient of a step's rows, micro-batch by micro-batch.
 
         Raises:
             NonFiniteError: a loss is not finite.
         """
-        import torch
-
         micro_batches = min(self.budget.accumulate, len(rows))
         supervised = sum(self.split.items[row].supervised_count for row in rows)
         losses: dict[str, float] = defaultdict(float)
         tokens, ids = 0, list[str]()
         for part in (rows[i::micro_batches] for i in range(micro_batches)):
-            view = self._view(part, step / self.budget.steps)
-            terms = self.objective.terms(view)
             # so that parts add up to the mean over tokens
-            weight = len(view.batch.gold) / supervised
-            loss = torch.stack(list(terms.values())).sum() * weight
-            require_finite(loss, "loss", step, view.batch.ids)
-            loss.backward()
-            for name, term in terms.items():
+            weight = sum(self.split.items[row].supervised_count for row in part) / supervised
+            passed = _Pass(self, part, step / self.budget.steps, weight)
+            loss = self.engine.loss(passed.loss)
+            require_finite(loss, "loss", step, passed.view.batch.ids)
+            ids += passed.view.batch.ids
+            self.engine.backward(loss, last=len(ids) == len(rows))
+            for name, term in passed.terms.items():
                 losses[name] += float(term.detach()) * weight
-            tokens += view.batch.tokens
-            ids += view.batch.ids
+            tokens += passed.view.batch.tokens
         return StepDone(losses, tokens, ids)
 
-    def _view(self, rows: Sequence[int], share: float) -> StepView:
+    def view(self, rows: Sequence[int], share: float) -> StepView:
         """Run the model on this process's share of the rows."""
         if not self.processes.several:
             return self._run(self._batch(rows), share)
@@ -123,15 +120,21 @@ class Gradient:
         return StepView(batch, logits, recording, share)
 
 
-def require_finite(value: Tensor, what: str, step: int, ids: Sequence[str]) -> None:
-    """Refuse a loss or a gradient norm that is not finite.
+@attrs.define(eq=False)
+class _Pass:
+    """A micro-batch: its loss, and what was seen on the way there."""
 
-    Raises:
-        NonFiniteError: it is not; names step and items.
-    """
-    if not bool(value.detach().isfinite()):
-        listed = ", ".join(ids[:4]) + (" …" if len(ids) > 4 else "")
-        raise NonFiniteError(
-            f"the {what} is {float(value.detach()):g} at step {step + 1}, batch of items {listed}. "
-            "Lower the learning rate, or try --dtype float32."
-        )
+    gradient: Gradient
+    rows: Sequence[int]
+    share: float
+    weight: float
+    view: StepView = attrs.field(init=False)
+    terms: Mapping[str, Tensor] = attrs.field(init=False)
+
+    def loss(self) -> Tensor:
+        """Run the model and return the weighted loss."""
+        import torch
+
+        self.view = self.gradient.view(self.rows, self.share)
+        self.terms = self.gradient.objective.terms(self.view)
+        return torch.stack(list(self.terms.values())).sum() * self.weight

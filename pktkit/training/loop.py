@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit import meter
-from pktkit.distributed.layout import laid_out
+from pktkit.distributed.placing import laid_out
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
 from pktkit.training.forward_modes import checkpointing
-from pktkit.training.gradients import Gradient, require_finite
+from pktkit.training.gradients import Gradient
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from pktkit.budget import Budget
@@ -160,26 +159,29 @@ def train(
         checkpointing(layout.target, on=data.budget.checkpointing),
         meter.training(layout.target, processes),
     ):
-        moved = layout.place(parameters)
-        optimiser = _optimiser(moved, beside, data.budget)
+        phases = [active(step / data.budget.steps) for step in data.steps]
+        engine = layout.engine(
+            layout.place(parameters),
+            beside.parameters,
+            data.budget,
+            multiple=beside.rate,
+            processes=processes,
+            phases=[layout.place(chosen) for chosen in phases if chosen is not None],
+        )
         gradient = Gradient(
             layout.target,
             layout.called,
             objective,
             data.probe.encoded("train"),
             data.budget,
+            engine,
             layout.device,
             processes,
         )
-        for step, rows in zip(data.steps, groups, strict=False):
-            chosen = active(step / data.budget.steps)
-            _let_move(moved, None if chosen is None else layout.place(chosen))
-            _set_rates(optimiser, data.budget.rate(step), beside.rate)
+        for step, chosen, rows in zip(data.steps, phases, groups, strict=False):
+            engine.let_move(None if chosen is None else layout.place(chosen))
             done = gradient.accumulate(rows, step)
-            processes.average_gradients([*moved, *beside.parameters])
-            _clip((moved, beside.parameters), data.budget.clip, step, done.ids)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            engine.step(step, done.ids)
             layout.stepped()
             history.append(done)
             data.progress(step + 1, data.budget.steps, sum(done.losses.values()))
@@ -213,46 +215,6 @@ def _training_mode(model: nn.Module, seed: int) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def _optimiser(
-    parameters: Sequence[nn.Parameter], beside: Auxiliary, budget: Budget
-) -> torch.optim.Optimizer:
-    import torch
-
-    groups = [list(group) for group in (parameters, beside.parameters) if group]
-    return torch.optim.AdamW(
-        [{"params": group} for group in groups],
-        lr=budget.learning_rate,
-        weight_decay=budget.weight_decay,
-        fused=True,
-    )
-
-
-def _set_rates(optimiser: torch.optim.Optimizer, rate: float, multiple: float) -> None:
-    """Set the learning rate of the target's parameters, and a multiple of it for those beside."""
-    for group, factor in zip(optimiser.param_groups, (1.0, multiple), strict=False):
-        group["lr"] = rate * factor
-
-
-def _clip(
-    groups: Sequence[Sequence[nn.Parameter]], largest: float, step: int, ids: Sequence[str]
-) -> None:
-    """Limit the gradient norm of each group on its own."""
-    import torch
-
-    from pktkit.distributed.exchange import whole
-
-    for parameters in groups:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
-        require_finite(whole(norm), "gradient", step, ids)
-
-
-def _let_move(parameters: Sequence[nn.Parameter], active: Sequence[nn.Parameter] | None) -> None:
-    """Require gradients of the active parameters only, which spares the others' backward pass."""
-    moving = None if active is None else {id(parameter) for parameter in active}
-    for parameter in parameters:
-        parameter.requires_grad_(moving is None or id(parameter) in moving)
 
 
 @contextlib.contextmanager

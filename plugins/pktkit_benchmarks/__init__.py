@@ -39,7 +39,7 @@ def pktkit_evaluators() -> list[Component]:
         ),
         Component(
             name="lm-eval",
-            path="pktkit_benchmarks.harness:Harness",
+            path="pktkit_benchmarks.harness.evaluator:Harness",
             summary="Scores of lm-evaluation-harness, one per item.",
             reference="lm-evaluation-harness, arXiv 2405.14782",
         ),
@@ -49,6 +49,11 @@ def pktkit_evaluators() -> list[Component]:
 @hookimpl
 def pktkit_tasks() -> list[Component]:
     """Register the tasks of the default pair, and public benchmarks."""
+    return [*_own_tasks(), *_public_benchmarks()]
+
+
+def _own_tasks() -> list[Component]:
+    """Tasks of the default pair, whose rows come with the package."""
     return [
         Component(
             name="compose",
@@ -75,6 +80,12 @@ def pktkit_tasks() -> list[Component]:
             path="pktkit.tasks.edits:task",
             summary="Two edits of a sequence, no step in between shown; stands for MBPP.",
         ),
+    ]
+
+
+def _public_benchmarks() -> list[Component]:
+    """Tasks whose rows come from the Hub, a package or files."""
+    return [
         Component(
             name="mmlu",
             path="pktkit_benchmarks.public.mmlu:Mmlu",
@@ -105,7 +116,7 @@ def pktkit_tasks() -> list[Component]:
         ),
         Component(
             name="lm-eval",
-            path="pktkit_benchmarks.harness:HarnessTask",
+            path="pktkit_benchmarks.harness.task:HarnessTask",
             summary="Any task of lm-evaluation-harness: lm-eval:arc_easy.",
             reference="arXiv 2405.14782",
             external=True,

@@ -86,7 +86,7 @@ class CodeExecution:
     """
 
     Options = CodeExecutionOptions
-    capabilities = Capabilities(executes_code=True)
+    capabilities = Capabilities(executes_code=True, scores_items_alone=True)
     options: CodeExecutionOptions = attrs.field(factory=CodeExecutionOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:

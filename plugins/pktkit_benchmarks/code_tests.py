@@ -88,7 +88,7 @@ class CodeTests:
     """
 
     Options = CodeTestsOptions
-    capabilities = Capabilities(executes_code=True)
+    capabilities = Capabilities(executes_code=True, scores_items_alone=True)
     options: CodeTestsOptions = attrs.field(factory=CodeTestsOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError, unknown_name
 from pktkit.inference.generation import generate
 from pktkit.options import option
@@ -62,6 +63,7 @@ class ExactMatch:
     """
 
     Options = ExactMatchOptions
+    capabilities = Capabilities(scores_items_alone=True)
     options: ExactMatchOptions = attrs.field(factory=ExactMatchOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:

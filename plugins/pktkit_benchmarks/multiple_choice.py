@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.inference.generation import Continuation, score_continuations
 from pktkit.options import option
@@ -59,6 +60,7 @@ class MultipleChoice:
     """
 
     Options = MultipleChoiceOptions
+    capabilities = Capabilities(scores_items_alone=True)
     options: MultipleChoiceOptions = attrs.field(factory=MultipleChoiceOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pktkit_latent.terms import Distance
+    from pktkit_latent.distances import Distance
 
 ENTRIES = 1 << 25
 """Entries of one `[tokens, V]` chunk: 128 MiB in fp32, of which four exist at a time."""

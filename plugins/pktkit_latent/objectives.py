@@ -14,8 +14,9 @@ from pktkit.training import Auxiliary
 from pktkit.training.objectives import OUTPUT_TERMS, OutputTerm
 from pktkit.values import TargetStates
 from pktkit_latent.confidence import gold_confidence
+from pktkit_latent.distances import Distance
 from pktkit_latent.schedules import Focus, LayerSchedule
-from pktkit_latent.terms import LAYER_TERMS, Distance
+from pktkit_latent.terms import LAYER_TERMS
 from pktkit_latent.wanted import RowValues, Wanted
 
 if TYPE_CHECKING:

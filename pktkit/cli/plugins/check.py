@@ -12,7 +12,8 @@ from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_nam
 from pktkit.components import Kind
 from pktkit.discovery.plugins import OK
 from pktkit.errors import UsageError
-from pktkit.registry import Registered, Registry
+from pktkit.registered import Registered
+from pktkit.registry import Registry
 from pktkit.tables import table
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _options(settings: tuple[str, ...]) -> dict[str, Any]:
 def _checked(
     entry: Registered, registry: Registry, options: dict[str, Any], thorough: bool
 ) -> tuple[CheckResult, ...]:
-    from pktkit.running.isolation import stdout_to_stderr
+    from pktkit.isolation import stdout_to_stderr
     from pktkit.testing import checks_for, run_checks
 
     with stdout_to_stderr():

@@ -7,7 +7,8 @@ import click
 from pktkit.components import Kind
 from pktkit.discovery.plugins import PluginStatus
 from pktkit.errors import UsageError, unknown_name
-from pktkit.registry import Registered, Registry
+from pktkit.registered import Registered
+from pktkit.registry import Registry
 
 kind_option = click.option(
     "--kind", type=click.Choice([kind.value for kind in Kind]), help="Only components of this kind."

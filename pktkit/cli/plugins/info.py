@@ -14,7 +14,8 @@ from pktkit.cli.plugins.chosen import components_named, kind_option, plugins_nam
 from pktkit.components import Choice, Kind, Strategy
 from pktkit.discovery.plugins import PluginStatus
 from pktkit.errors import PktkitError
-from pktkit.registry import Registered, Registry
+from pktkit.registered import Registered
+from pktkit.registry import Registry
 from pktkit.tables import table
 
 if TYPE_CHECKING:

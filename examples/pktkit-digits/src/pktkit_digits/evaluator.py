@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import validators
 
+from pktkit.capabilities import Capabilities
 from pktkit.errors import UsageError
 from pktkit.inference.generation import generate
 from pktkit.options import option
@@ -46,6 +47,7 @@ class NearNumber:
     """Generates an answer to every prompt and measures how far off it is."""
 
     Options = NearNumberOptions
+    capabilities = Capabilities(scores_items_alone=True)
     options: NearNumberOptions = attrs.field(factory=NearNumberOptions)
 
     def evaluate(self, model: LoadedModel, task: Task, split: str) -> list[ItemScore]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
-from pktkit.running.isolation import describe
+from pktkit.isolation import describe
 
 _BLOCK = "__pktkit_block__"
 
