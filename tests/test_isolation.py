@@ -456,7 +456,8 @@ def runner(checkpoints):
     """A runner that tests give their registry, so that the pair is loaded once."""
     spec = PairSpec(str(checkpoints / "source"), str(checkpoints / "target"))
     runner = CellRunner(Plan(spec, (), ("words",), (0,)))
-    runner._tasks["words"] = attrs.evolve(word_task(6), budget={"steps": 1})
+    task = attrs.evolve(word_task(6), budget={"steps": 1}, max_new_tokens=3)
+    runner._tasks["words"] = task
     return runner
 
 
