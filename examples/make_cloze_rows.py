@@ -2,7 +2,9 @@
 
     python examples/make_cloze_rows.py > examples/cloze_rows.jsonl
 
-The three wrong endings are right ones of the same kind. Kinds and splits are mixed by a seed.
+The three wrong endings are right ones of the same kind. Of rows that are scored they are never
+right in a row to learn from: a model that was trained would prefer an ending that it has seen to be
+right, and training would lower the score whatever it taught. Kinds and splits are mixed by a seed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import random
 
 SPLITS = {"test": 50, "train": 48, "align": 16, "extract": 16, "dev": 10}
+SCORED = ("test", "dev")
 
 CAPITALS = """
 France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, Greece Athens,
@@ -66,22 +69,28 @@ def pairs(table: str) -> list[tuple[str, str]]:
 def main() -> None:
     """Print one row per subject."""
     rng = random.Random(5)
-    rows = []
-    for kind, (sentence, table) in KINDS.items():
-        known = pairs(table)
-        for subject, ending in known:
-            wrong = rng.sample([other for _, other in known if other != ending], 3)
-            row: dict[str, str | list[str]] = {
-                "id": f"{kind}-{subject}".replace(" ", "-"),
-                "prompt": sentence.format(subject),
-                "answer": ending,
-                "choices": rng.sample([ending, *wrong], 4),
-            }
-            rows.append(row)
+    rows = [
+        (kind, subject, ending)
+        for kind, (_, table) in KINDS.items()
+        for subject, ending in pairs(table)
+    ]
     rng.shuffle(rows)
     splits = [split for split, count in SPLITS.items() for _ in range(count)]
-    for split, row in zip(splits, rows, strict=True):
-        print(json.dumps({"split": split} | row, ensure_ascii=False))
+    learnt = {
+        ending for split, (*_, ending) in zip(splits, rows, strict=True) if split not in SCORED
+    }
+    for split, (kind, subject, ending) in zip(splits, rows, strict=True):
+        others = [other for _, other in pairs(KINDS[kind][1]) if other != ending]
+        if split in SCORED:
+            others = [other for other in others if other not in learnt]
+        row = {
+            "split": split,
+            "id": f"{kind}-{subject}".replace(" ", "-"),
+            "prompt": KINDS[kind][0].format(subject),
+            "answer": ending,
+            "choices": rng.sample([ending, *rng.sample(others, 3)], 4),
+        }
+        print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":
