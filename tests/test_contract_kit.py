@@ -85,36 +85,37 @@ def built_in(kind, names=None):
     return pytest.mark.parametrize("check", cases)
 
 
-def require_held(check):
+def broken(check):
+    """Return why a law does not hold, or None; skips where it says nothing."""
     result = check.run()
-    assert result.ok, result.reason
     if result.outcome is Outcome.NOT_APPLICABLE:
         pytest.skip(result.reason)
+    return None if result.ok else result.reason
 
 
 @built_in(Kind.MATCHER)
 def test_matchers(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 @built_in(Kind.ALIGNER)
 def test_aligners(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 @built_in(Kind.INJECTOR)
 def test_injectors(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 @built_in(Kind.EVALUATOR)
 def test_evaluators(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 @built_in(Kind.STRATEGY, WHOLE)
 def test_strategies(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 def test_drawn_answers_do_not_depend_on_which_items_are_scored():
@@ -134,7 +135,7 @@ def test_every_strategy_is_well_formed():
 @pytest.mark.real
 @built_in(Kind.STRATEGY)
 def test_all_strategies(check):
-    require_held(check)
+    assert broken(check) is None
 
 
 @pytest.mark.real

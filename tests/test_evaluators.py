@@ -69,7 +69,8 @@ def test_evaluate_is_not_imported_for_scoring() -> None:
         "pktkit_benchmarks.multiple_choice; "
         "assert not {'evaluate', 'datasets', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # Exact match

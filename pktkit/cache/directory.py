@@ -122,11 +122,7 @@ class CacheDirectory:
         Raises:
             OSError: the directory cannot be written to.
         """
-        lock = FileLock(self.path / f"{key}{LOCK}")
-        try:
-            lock.acquire()
-        except NotImplementedError as error:  # a file system without locks
-            raise OSError(str(error)) from error
+        lock = self._locked(key)
         try:
             yield
         finally:
@@ -135,16 +131,29 @@ class CacheDirectory:
     @contextlib.contextmanager
     def hold_if_free(self, key: str) -> Iterator[bool]:
         """Hold a reading unless another process does, and say whether."""
-        lock = FileLock(self.path / f"{key}{LOCK}")
         try:
-            lock.acquire(blocking=False)
-        except (Timeout, OSError, NotImplementedError):
+            lock = self._locked(key, blocking=False)
+        except (Timeout, OSError):
             yield False
             return
         try:
             yield True
         finally:
             lock.release()
+
+    def _locked(self, key: str, *, blocking: bool = True) -> FileLock:
+        """Take the lock of a reading.
+
+        Raises:
+            OSError: the directory cannot be written to, or its file system has no locks.
+            Timeout: another process has it and `blocking` is false.
+        """
+        lock = FileLock(self.path / f"{key}{LOCK}")
+        try:
+            lock.acquire(blocking=blocking)
+        except NotImplementedError as error:  # so filelock says that there are no locks
+            raise OSError(f"{self.path}: {error}") from error
+        return lock
 
     def entries(self) -> list[Entry]:
         """Return all readings, least recently used first; what cannot be read is among them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pktkit.cli.options import CACHE_VARIABLE, LIMIT, cache_option
+from pktkit.cli.options import CACHE_VARIABLE, LIMIT, cache_option, form_option
 from pktkit.cli.units import AGE, shown_age, shown_size
 from pktkit.errors import UsageError
 from pktkit.tables import table
@@ -28,14 +28,7 @@ def cache() -> None:
 @cache.command()
 @_WHICH
 @LIMIT
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written.",
-)
+@form_option("json")
 def info(cache: Path | None, cache_limit: int | None, form: str) -> None:
     """Show each reading, its size and when it was last used."""
     directory = _opened(cache)

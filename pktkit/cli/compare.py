@@ -12,7 +12,15 @@ from pktkit import logs
 from pktkit.budget import EQUAL
 from pktkit.cli.comparison import Request, planned
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options, names
+from pktkit.cli.options import (
+    CODE_EXECUTION,
+    DEFAULT_TASK,
+    ModelChoice,
+    form_option,
+    gathered,
+    model_options,
+    names,
+)
 from pktkit.cli.running import (
     as_begun,
     default_directory,
@@ -25,8 +33,10 @@ from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.settings import DEFAULT_ALPHA, DEFAULT_DRAWS
 
 if TYPE_CHECKING:
+    from pktkit.compare.lock import Lock
     from pktkit.compare.resume import StoredRun
-    from pktkit.report.records import Summary
+    from pktkit.distributed.processes import Processes
+    from pktkit.report.rundir import RunDirectory
 
 
 @click.command()
@@ -96,21 +106,10 @@ if TYPE_CHECKING:
     type=click.Choice(EQUAL),
     help="Set every arm's steps so that all spend the same steps, tokens or FLOPs as sft.",
 )
-@click.option(
-    "--allow-code-execution",
-    is_flag=True,
-    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
-)
+@CODE_EXECUTION
 @click.option("--jobs", type=click.IntRange(min=0), help="Worker processes; 0: this process.")
 @click.option("--cell", metavar="I/N", help="Run only the I-th of N parts of the comparison.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How the result is written to stdout.",
-)
+@form_option("md", "json", "csv")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; new or empty.")
 @click.option(
     "--resume",
@@ -154,14 +153,7 @@ def _started(app: AppContext, models: ModelChoice, request: Request) -> int:
         directory = RunDirectory.create(request.out or default_directory())
         if app.verbosity >= 0:
             click.echo(announce(plan), err=True)
-        if part:
-            return run_part_watched(
-                app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
-            )
-        summary = run_watched(
-            app, lock, directory, jobs=request.jobs, cache=cache, processes=processes
-        )
-    return _shown(app, summary, request.form, directory.path)
+        return _run(app, lock, directory, request, cache=cache, processes=processes)
 
 
 def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path) -> int:
@@ -193,25 +185,40 @@ def _resumed(app: AppContext, models: ModelChoice, request: Request, path: Path)
         if app.verbosity >= 0:
             click.echo(announce(run.lock.plan), err=True)
             click.echo(f"resume   {_progress(run)}", err=True)
-        jobs, cells = request.jobs, len(run.missing)
-        if lock.part:
-            return run_part_watched(
-                app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
-            )
-        summary = run_watched(
-            app, lock, run.directory, jobs=jobs, cache=cache, cells=cells, processes=processes
+        return _run(
+            app,
+            lock,
+            run.directory,
+            request,
+            cache=cache,
+            cells=len(run.missing),
+            processes=processes,
         )
-    return _shown(app, summary, request.form, path)
 
 
-def _shown(app: AppContext, summary: Summary, form: str, path: Path) -> int:
-    """Write the result to stdout and return the exit code."""
+def _run(
+    app: AppContext,
+    lock: Lock,
+    directory: RunDirectory,
+    request: Request,
+    *,
+    cache: Path | None,
+    cells: int | None = None,
+    processes: Processes,
+) -> int:
+    """Run what the directory lacks, write the result to stdout and return the exit code."""
     from pktkit.report import render, wants_colour
 
-    click.echo(render(summary, form, styled=wants_colour(sys.stdout)), nl=False)
+    run = run_part_watched if lock.part else run_watched
+    done = run(
+        app, lock, directory, jobs=request.jobs, cache=cache, cells=cells, processes=processes
+    )
+    if isinstance(done, int):
+        return done
+    click.echo(render(done, request.form, styled=wants_colour(sys.stdout)), nl=False)
     if app.verbosity >= 0:
-        click.echo(f"wrote    {path}", err=True)
-    return EXIT_STRATEGY_FAILED if summary.any_failed else EXIT_OK
+        click.echo(f"wrote    {directory.path}", err=True)
+    return EXIT_STRATEGY_FAILED if done.any_failed else EXIT_OK
 
 
 def _progress(run: StoredRun) -> str:

@@ -131,7 +131,7 @@ def _arms(registry: Registry, named: Sequence[str], request: Request) -> list[St
     from pktkit.overrides import apply_all
 
     arms = choose_strategies(registry, named, controls=request.controls)
-    return apply_all(arms, request.overrides, registry) if request.overrides else arms
+    return apply_all(arms, request.overrides, registry)
 
 
 def _runnable(registry: Registry, name: str, arms: Sequence[Strategy], request: Request) -> Task:

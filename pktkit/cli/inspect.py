@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import Placement, names, placement_options
+from pktkit.cli.options import Placement, form_option, names, placement_options
 from pktkit.errors import EXIT_OK, EXIT_PAIR_INCOMPATIBLE
 from pktkit.tables import table
 
@@ -27,14 +27,7 @@ _SHORT = 88
     "--strategies",
     help="Comma list of strategies or recipe files to judge. Default: all that are registered.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written.",
-)
+@form_option("json")
 @placement_options
 @pass_app
 def inspect(

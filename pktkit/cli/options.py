@@ -43,6 +43,31 @@ LIMIT = click.option(
 """Bounds `--cache`."""
 
 
+CODE_EXECUTION = click.option(
+    "--allow-code-execution",
+    is_flag=True,
+    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
+)
+
+TRUST_REMOTE_CODE = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run code that comes with a checkpoint. Only for checkpoints you trust.",
+)
+
+
+def form_option(*forms: str) -> Callable[[Command], Command]:
+    """Let a command's result be written in one of several forms; `table` unless asked."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", *forms]),
+        default="table",
+        show_default=True,
+        help="How the result is written to stdout.",
+    )
+
+
 def gathered(argument: str, values: type) -> Callable[[Command], Command]:
     """Hand a command several options as one argument.
 
@@ -146,11 +171,7 @@ def placement_options(command: Command) -> Command:
             show_default=True,
             help="Pack the source's weights (bitsandbytes); for strategies that only read states.",
         ),
-        click.option(
-            "--trust-remote-code",
-            is_flag=True,
-            help="Run code that comes with a checkpoint. Only for checkpoints you trust.",
-        ),
+        TRUST_REMOTE_CODE,
     )
     for decorator in reversed(decorators):
         command = decorator(command)

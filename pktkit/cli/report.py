@@ -11,6 +11,7 @@ import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
+from pktkit.cli.options import form_option
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 
 if TYPE_CHECKING:
@@ -27,14 +28,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="New or empty directory for the result. Default: one finished run's own; else none.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="How the result is written to stdout.",
-)
+@form_option("md", "json", "csv")
 @pass_app
 def report(app: AppContext, runs: tuple[Path, ...], out: Path | None, form: str) -> int:
     """Write the report of a run again, or merge several runs into one comparison.

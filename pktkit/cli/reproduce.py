@@ -11,6 +11,7 @@ import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
+from pktkit.cli.options import CODE_EXECUTION, TRUST_REMOTE_CODE, form_option
 from pktkit.cli.running import as_begun, default_directory, run_watched, where_begun
 from pktkit.errors import EXIT_OK, EXIT_STRATEGY_FAILED
 from pktkit.tables import table
@@ -42,24 +43,9 @@ RECORD = "reproduction.json"
 @click.option("--source", help="Where the source model is now; it must have the same files.")
 @click.option("--target", help="Where the target model is now; it must have the same files.")
 @click.option("--device", help="Torch device of both, if another than the lock's.")
-@click.option(
-    "--allow-code-execution",
-    is_flag=True,
-    help="Permit running programs that a model wrote, in a sandbox.",
-)
-@click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    help="Run code that comes with a checkpoint. Only for checkpoints you trust.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written to stdout.",
-)
+@CODE_EXECUTION
+@TRUST_REMOTE_CODE
+@form_option("json")
 @pass_app
 def reproduce(
     app: AppContext,

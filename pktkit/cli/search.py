@@ -146,7 +146,7 @@ def _arms(registry: Registry, named: Sequence[str], request: Request) -> list[St
 
     base = varied(choose_strategies(registry, named, controls=False)[0])
     arms = [*beside(base, registry), base]
-    return apply_all(arms, request.overrides, registry) if request.overrides else arms
+    return apply_all(arms, request.overrides, registry)
 
 
 def _search(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import DEFAULT_TASK, ModelChoice, names, pair_options
+from pktkit.cli.options import DEFAULT_TASK, ModelChoice, form_option, names, pair_options
 from pktkit.cli.units import shown_size
 from pktkit.errors import UsageError
 from pktkit.tables import table
 
 if TYPE_CHECKING:
     from pktkit.cache.directory import Entry
+    from pktkit.cli.options import Command
     from pktkit.states import StatesRecord
 
 
@@ -29,28 +31,23 @@ def states() -> None:
     """
 
 
+def _splits_option(name: str, default: str, text: str) -> Callable[[Command], Command]:
+    return click.option(name, default=default, show_default=True, help=text)
+
+
 @states.command()
 @click.option(
     "--task", "tasks", help=f"Comma list of tasks or files of rows. Default: {DEFAULT_TASK}."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty.")
-@click.option(
-    "--splits",
-    default="train,align",
-    show_default=True,
-    help="Splits whose block states are written, or none.",
+@_splits_option("--splits", "train,align", "Splits whose block states are written, or none.")
+@_splits_option(
+    "--logits", "train", "Splits whose logits are written, or none; kd and latent need train."
 )
-@click.option(
-    "--logits",
-    default="train",
-    show_default=True,
-    help="Splits whose logits are written, or none; kd and latent need train.",
-)
-@click.option(
+@_splits_option(
     "--attribution",
-    default="none",
-    show_default=True,
-    help="Splits whose gradients are read; matchers by attribution need extract.",
+    "none",
+    "Splits whose gradients are read; matchers by attribution need extract.",
 )
 @click.option(
     "--answers/--no-answers",
@@ -58,11 +55,10 @@ def states() -> None:
     show_default=True,
     help="The source's own answers to split train, and its states there; seqkd needs them.",
 )
-@click.option(
+@_splits_option(
     "--scores",
-    default="test",
-    show_default=True,
-    help="Splits the source is scored on, or none; its row in a comparison needs them.",
+    "test",
+    "Splits the source is scored on, or none; its row in a comparison needs them.",
 )
 @click.option(
     "--layers",
@@ -123,14 +119,7 @@ def write(
 
 @states.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written.",
-)
+@form_option("json")
 def info(directory: Path, form: str) -> None:
     """Show whose states a directory holds, of what, and how large they are."""
     import attrs

@@ -10,7 +10,14 @@ import click
 
 from pktkit import logs
 from pktkit.cli.context import AppContext, pass_app
-from pktkit.cli.options import DEFAULT_TASK, ModelChoice, gathered, model_options
+from pktkit.cli.options import (
+    CODE_EXECUTION,
+    DEFAULT_TASK,
+    ModelChoice,
+    form_option,
+    gathered,
+    model_options,
+)
 from pktkit.cli.running import (
     as_begun,
     default_directory,
@@ -81,22 +88,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Permit searching budget.rows, steps, batch_size, labels and unlabelled.",
 )
-@click.option(
-    "--allow-code-execution",
-    is_flag=True,
-    help="Permit running programs that a model wrote, in a sandbox (tasks such as code).",
-)
+@CODE_EXECUTION
 @click.option(
     "--jobs", type=click.IntRange(min=0), help="Worker processes per trial; 0: this process."
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written to stdout.",
-)
+@form_option("md", "json")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; new or empty.")
 @click.option(
     "--resume",

@@ -6,6 +6,8 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import attrs
+
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import NonFiniteError
 
@@ -13,6 +15,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pktkit.budget import Budget
+
+
+@attrs.frozen(eq=False)
+class Moving:
+    """What moves in a run.
+
+    Arguments:
+        parameters: of the target.
+        beside: others, which an objective brought.
+        multiple: of the target's learning rate, for those beside it.
+        phases: sets of the target's parameters that move together while the others rest.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    beside: Sequence[nn.Parameter] = ()
+    multiple: float = 1.0
+    phases: Sequence[Sequence[nn.Parameter]] = ()
 
 
 class Engine(abc.ABC):
@@ -64,35 +83,25 @@ class Engine(abc.ABC):
 class AveragingEngine(Engine):
     """AdamW in every process, on gradients averaged over all of them.
 
-    Parameters of two kinds move: the target's, and those beside it, which an objective brought.
-    Their gradients are clipped apart, so that the latter do not change the former's.
+    Gradients of the target's parameters and of those beside it are clipped apart, so that the
+    latter do not change the former's.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        beside: Sequence[nn.Parameter],
-        budget: Budget,
-        *,
-        multiple: float = 1.0,
-        processes: Processes = ALONE,
-    ) -> None:
+    def __init__(self, moving: Moving, budget: Budget, processes: Processes = ALONE) -> None:
         """Make the optimiser.
 
         Arguments:
-            parameters: of the target.
-            beside: others; either may be empty, not both.
+            moving: the target's parameters or those beside it may be none, not both.
             budget: learning rates, weight decay, clipping.
-            multiple: of the target's learning rate, for those beside it.
             processes: over which gradients are averaged.
         """
         import torch
 
-        super().__init__(parameters, budget)
-        self._beside, self._processes = list(beside), processes
+        super().__init__(moving.parameters, budget)
+        self._beside, self._processes = list(moving.beside), processes
         groups = [
             {"params": group, "multiple": factor}
-            for group, factor in ((self._parameters, 1.0), (self._beside, multiple))
+            for group, factor in ((self._parameters, 1.0), (self._beside, moving.multiple))
             if group
         ]
         self._optimiser = torch.optim.AdamW(

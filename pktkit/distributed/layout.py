@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pktkit.distributed.engine import AveragingEngine, Engine
+from pktkit.distributed.engine import AveragingEngine, Engine, Moving
 
 if TYPE_CHECKING:
     import torch
@@ -36,22 +36,9 @@ class Layout:
         """Return what trains in the place of parameters of the target."""
         return list(parameters)
 
-    def engine(
-        self,
-        parameters: Sequence[nn.Parameter],
-        beside: Sequence[nn.Parameter],
-        budget: Budget,
-        *,
-        multiple: float,
-        processes: Processes,
-        phases: Sequence[Sequence[nn.Parameter]],
-    ) -> Engine:
-        """Return what moves the parameters, see `Engine`.
-
-        Arguments:
-            phases: sets of the target's parameters that will move together while the others rest.
-        """
-        return AveragingEngine(parameters, beside, budget, multiple=multiple, processes=processes)
+    def engine(self, moving: Moving, budget: Budget, processes: Processes) -> Engine:
+        """Return what moves the parameters, which are placed already."""
+        return AveragingEngine(moving, budget, processes)
 
     def stepped(self) -> None:
         """Take note that the parameters have moved."""

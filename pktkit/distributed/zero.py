@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pktkit.distributed.copies import Copied, copied
-from pktkit.distributed.engine import AveragingEngine, Engine, require_finite, set_rates
+from pktkit.distributed.engine import AveragingEngine, Engine, Moving, require_finite, set_rates
 
 if TYPE_CHECKING:
     from pktkit.budget import Budget
@@ -67,39 +67,33 @@ class ZeroEngine(Engine):
     """Backward passes and steps by DeepSpeed."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        zero: Zero,
-        parameters: Sequence[nn.Parameter],
-        beside: Engine | None,
-        budget: Budget,
-        phases: Sequence[Sequence[nn.Parameter]],
+        self, model: nn.Module, zero: Zero, moving: Moving, budget: Budget, processes: Processes
     ) -> None:
         """Hand a model to DeepSpeed.
 
         Arguments:
-            model: whose parameters they are.
+            model: whose parameters move.
             zero: the launch's configuration.
-            parameters: that move.
-            beside: moves those beside the target.
+            moving: parameters beside the target stay whole, with an engine of their own.
             budget: learning rates, weight decay, clipping.
-            phases: sets of parameters that move together while the others rest.
+            processes: that train together.
         """
-        super().__init__(parameters, budget)
-        for parameter in parameters:
+        super().__init__(moving.parameters, budget)
+        for parameter in moving.parameters:
             parameter.requires_grad_(True)  # DeepSpeed looks once, here
-        alike = _moving_alike(parameters, phases)
+        alike = _moving_alike(moving)
         groups = [{"params": group, "multiple": 1.0, "resting": False} for group in alike]
         self._optimiser = RestingAdamW(
             groups, lr=budget.learning_rate, weight_decay=budget.weight_decay, fused=True
         )
         self._members = [{id(parameter) for parameter in group} for group in alike]
-        self._beside = beside
+        beside = attrs.evolve(moving, parameters=())
+        self._beside = AveragingEngine(beside, budget, processes) if moving.beside else None
         _quieten()
         self._deepspeed, *_ = deepspeed.initialize(
             model=_Computed(model),
             optimizer=self._optimiser,
-            config=_configuration(zero, budget, parameters[0].dtype),
+            config=_configuration(zero, budget, moving.parameters[0].dtype),
             dist_init_required=False,
         )
 
@@ -152,23 +146,9 @@ class Partitioned(Copied):
     zero: Zero
     engines: list[ZeroEngine]
 
-    def engine(
-        self,
-        parameters: Sequence[nn.Parameter],
-        beside: Sequence[nn.Parameter],
-        budget: Budget,
-        *,
-        multiple: float,
-        processes: Processes,
-        phases: Sequence[Sequence[nn.Parameter]],
-    ) -> Engine:
+    def engine(self, moving: Moving, budget: Budget, processes: Processes) -> Engine:
         """Hand the copy to DeepSpeed."""
-        others = (
-            AveragingEngine([], beside, budget, multiple=multiple, processes=processes)
-            if beside
-            else None
-        )
-        made = ZeroEngine(self.called, self.zero, parameters, others, budget, phases)
+        made = ZeroEngine(self.called, self.zero, moving, budget, processes)
         self.engines.append(made)
         return made
 
@@ -210,13 +190,11 @@ def _gathered(parameter: nn.Parameter) -> Tensor:
         return parameter.detach().clone()
 
 
-def _moving_alike(
-    parameters: Sequence[nn.Parameter], phases: Sequence[Sequence[nn.Parameter]]
-) -> list[list[nn.Parameter]]:
+def _moving_alike(moving: Moving) -> list[list[nn.Parameter]]:
     """Group parameters that move in the same phases."""
-    sets = {frozenset(id(parameter) for parameter in phase) for phase in phases}
+    sets = {frozenset(id(parameter) for parameter in phase) for phase in moving.phases}
     groups: dict[tuple[bool, ...], list[nn.Parameter]] = defaultdict(list)
-    for parameter in parameters:
+    for parameter in moving.parameters:
         groups[tuple(id(parameter) in members for members in sets)].append(parameter)
     return list(groups.values())
 

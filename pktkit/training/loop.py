@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pktkit import meter
+from pktkit.distributed.engine import Moving
 from pktkit.distributed.placing import laid_out
 from pktkit.distributed.processes import ALONE, Processes
 from pktkit.errors import UsageError
@@ -160,14 +161,13 @@ def train(
         meter.training(layout.target, processes),
     ):
         phases = [active(step / data.budget.steps) for step in data.steps]
-        engine = layout.engine(
+        moving = Moving(
             layout.place(parameters),
             beside.parameters,
-            data.budget,
-            multiple=beside.rate,
-            processes=processes,
-            phases=[layout.place(chosen) for chosen in phases if chosen is not None],
+            beside.rate,
+            [layout.place(chosen) for chosen in phases if chosen is not None],
         )
+        engine = layout.engine(moving, data.budget, processes)
         gradient = Gradient(
             layout.target,
             layout.called,
